@@ -1,0 +1,1 @@
+"""Marimba: a rendered world of audio-visual melodies, in which only the music links picture and sound."""

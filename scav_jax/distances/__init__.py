@@ -1,0 +1,12 @@
+"""Sequential distances between every clip of x and every clip of y."""
+
+from scav_jax.distances.pairwise import (
+    DISTANCES,
+    can_be_negative,
+    marginal_error,
+    option_names,
+    options,
+    pairwise,
+)
+
+__all__ = ["DISTANCES", "can_be_negative", "marginal_error", "option_names", "options", "pairwise"]

@@ -1,0 +1,40 @@
+"""Cosine distance of masked means: the aggregate baseline (CAV) and the first stage of hybrid retrieval."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from scav_jax.distances import ground
+from scav_jax.shapes import Distances, Masks, Sequence, Sequences
+
+OPTIONS: dict = {}
+
+
+def pair(x: Sequence, x_mask: Bool[Array, " n"], y: Sequence, y_mask: Bool[Array, " m"]) -> Float[Array, ""]:
+    """1 - cos of the means over valid positions; 1 where a mean is zero (paper, section III, "aggregate")."""
+    x_mean = jnp.sum(jnp.where(x_mask[:, None], x, 0), axis=0) / jnp.sum(x_mask)
+    y_mean = jnp.sum(jnp.where(y_mask[:, None], y, 0), axis=0) / jnp.sum(y_mask)
+    return 1 - jnp.sum(ground.unit_norm(x_mean) * ground.unit_norm(y_mean))
+
+
+def check_options() -> None:
+    pass
+
+
+def prepare(x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, *, precision: str):
+    """Once a clip: the direction of its mean."""
+    return _direction(x, x_mask), _direction(y, y_mask)
+
+
+def _direction(frames, mask):
+    # The sum, unlike the mean, needs no valid length: the norm divides either away.
+    return ground.unit_norm(jnp.sum(frames if mask is None else jnp.where(mask[:, :, None], frames, 0), axis=1))
+
+
+def block(x: Float[Array, "Bx d"], y: Float[Array, "By d"], *, precision: str) -> Distances:
+    """All pairs by one matrix product."""
+    return 1 - ground.product("id,jd->ij", x, y, precision)
+
+
+def values_per_pair(x: Float[Array, "Bx d"], y: Float[Array, "By d"]) -> int:
+    """Numbers that a block holds for each pair; sets the default tile."""
+    return 1

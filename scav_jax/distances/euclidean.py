@@ -1,0 +1,154 @@
+"""Interpolated Euclidean distance: resample one sequence to the other's length, then average over positions.
+
+Paper, section II-B: visual to audio, mean squared distance per position. Our choices: half-pixel centres (as image
+resizing without corner alignment), edges clamped, both over the valid length; `squared=False`; a common length.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from scav_jax.distances import ground
+from scav_jax.distances.options import check_bool, check_count
+from scav_jax.shapes import Distances, Masks, Sequence, Sequences
+
+OPTIONS: dict = {"resample": "x_to_y", "squared": True}
+
+
+def interpolation_weights(
+    source_length: Float[Array, ""] | float, target_length: Float[Array, ""] | float, target: int, source: int, dtype
+) -> Float[Array, "target source"]:
+    """W, so that W @ frames resamples the first `source_length` rows to the first `target_length` of `target` rows.
+
+    Linear: a hat function around each target position (j + 0.5) * source_length / target_length - 0.5, clamped to the
+    valid rows. Rows past `target_length` repeat the last valid row's clamp and are for the caller to mask.
+    """
+    centres = (jnp.arange(target, dtype=dtype) + 0.5) * jnp.asarray(source_length / target_length, dtype) - 0.5
+    centres = jnp.clip(centres, 0, jnp.asarray(source_length, dtype) - 1)
+    return jnp.maximum(0, 1 - jnp.abs(centres[:, None] - jnp.arange(source, dtype=dtype)[None, :]))
+
+
+def pair(
+    x: Sequence,
+    x_mask: Bool[Array, " n"],
+    y: Sequence,
+    y_mask: Bool[Array, " m"],
+    *,
+    resample: str | int,
+    squared: bool,
+) -> Float[Array, ""]:
+    """Mean over positions of the (squared) distance between the sequences brought to one length.
+
+    resample: "x_to_y" takes y's valid length, "y_to_x" x's, a number takes that many positions for both.
+    """
+    n, m = jnp.sum(x_mask), jnp.sum(y_mask)
+    if isinstance(resample, int):
+        length, valid = resample, jnp.ones(resample, bool)
+    else:
+        length, valid = (len(y), y_mask) if resample == "x_to_y" else (len(x), x_mask)
+    count = jnp.sum(valid)
+    x = interpolation_weights(n, count, length, len(x), x.dtype) @ jnp.where(x_mask[:, None], x, 0)
+    y = interpolation_weights(m, count, length, len(y), y.dtype) @ jnp.where(y_mask[:, None], y, 0)
+    sq_distances = ground.sq_norm(x - y)
+    return jnp.sum(sq_distances if squared else ground.safe_sqrt(sq_distances), where=valid) / count
+
+
+def check_options(*, resample, squared) -> None:
+    if resample not in ("x_to_y", "y_to_x"):
+        if isinstance(resample, str):
+            raise ValueError(f"resample: expected x_to_y, y_to_x or a number of positions, got {resample!r}")
+        check_count("resample", resample)
+    check_bool("squared", squared)
+
+
+def prepare(
+    x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, *, resample, squared, precision: str
+) -> tuple[dict, dict]:
+    """What the pairs need of each clip, computed once a clip. Three forms, which `block` tells apart by their keys.
+
+    folded: one grid of positions, squared: vectors whose inner product is <W_x x, W_y y>, so that all pairs are one
+    matrix product. aligned: one grid, unsquared: positions stay apart. source and target: ragged clips, whose weights
+    differ from pair to pair.
+    """
+    if x_mask is not None and isinstance(resample, str):
+        x_role, y_role = ("source", "target") if resample == "x_to_y" else ("target", "source")
+        return {x_role: x, "mask": x_mask}, {y_role: y, "mask": y_mask}
+    n, m = x.shape[1], y.shape[1]
+    length = {"x_to_y": m, "y_to_x": n}.get(resample, resample)
+    x_weights, y_weights = _grid_weights(x, x_mask, length), _grid_weights(y, y_mask, length)
+    x_grid, y_grid = _apply(x_weights, x), _apply(y_weights, y)
+    if not squared:
+        return dict(aligned=x_grid), dict(aligned=y_grid)
+    # <W_x x, W_y y> = <x, W_x' W_y y>: the product's inner size is the shortest of both sides and the grid. Ragged
+    # clips have a W of their own each, which folds onto no clip of the other side.
+    x_vectors, y_vectors = x_grid, y_grid
+    if x_mask is None and n < length and n <= m:
+        x_vectors, y_vectors = x, _apply(x_weights.swapaxes(1, 2), y_grid)
+    elif x_mask is None and m < length:
+        x_vectors, y_vectors = _apply(y_weights.swapaxes(1, 2), x_grid), y
+    else:
+        x_grid, y_grid = ground.rounded(x_grid, precision), ground.rounded(y_grid, precision)
+    return _folded(x_vectors, x_grid, length), _folded(y_vectors, y_grid, length)
+
+
+def _folded(vectors, grid, length):
+    sum_sq = jnp.sum(ground.sq_norm(grid), axis=1)
+    return dict(folded=vectors, mean_sq=sum_sq / length, per_position=jnp.full_like(sum_sq, 1 / length))
+
+
+def _grid_weights(frames, mask, length):
+    """(1 or B, length, frames): each clip's weights onto `length` positions."""
+    size, dtype = frames.shape[1], frames.dtype
+    if mask is None:
+        return interpolation_weights(size, length, length, size, dtype)[None]
+    return jax.vmap(lambda n: interpolation_weights(n, length, length, size, dtype))(jnp.sum(mask, axis=1))
+
+
+def _apply(weights, frames):
+    return jnp.matmul(weights, frames, precision="highest")
+
+
+def block(x: dict, y: dict, *, resample, squared, precision: str) -> Distances:
+    """All pairs of prepared clips."""
+    if "folded" in x:
+        products = ground.product("ipd,jpd->ij", x["folded"], y["folded"], precision) * x["per_position"][:, None]
+        return ground.nonnegative(x["mean_sq"][:, None] + y["mean_sq"][None, :] - 2 * products)
+    if "aligned" in x:
+        x_grid, y_grid = ground.rounded(x["aligned"], precision), ground.rounded(y["aligned"], precision)
+        products = ground.product("ipd,jpd->pij", x_grid, y_grid, precision)
+        sq_distances = ground.sq_norm(x_grid).T[:, :, None] + ground.sq_norm(y_grid).T[:, None, :] - 2 * products
+        return jnp.mean(ground.safe_sqrt(ground.nonnegative(sq_distances)), axis=0)
+    return _ragged(x, y, squared, precision) if "source" in x else _ragged(y, x, squared, precision).T
+
+
+def _ragged(source, target, squared, precision):
+    """Interpolates the ground costs instead of the frames, with a correction for the chord between two frames.
+
+    For weights w, 1 - w on neighbours u, v: |w u + (1 - w) v - y|^2 = w |u - y|^2 + (1 - w) |v - y|^2 - w (1 - w)
+    |u - v|^2. So a pair with lengths of its own needs n m numbers, not m d.
+    """
+    x, y = source["source"], target["target"]
+    costs = ground.cost_block(x, y, "sqeuclidean", precision)
+    x_lengths, y_lengths = jnp.sum(source["mask"], axis=1), jnp.sum(target["mask"], axis=1)
+
+    def weights(x_length, y_length):
+        return interpolation_weights(x_length, y_length, y.shape[1], x.shape[1], costs.dtype).T
+
+    every_pair = jax.vmap(jax.vmap(weights, (None, 0), out_axes=-1), (0, None), out_axes=-2)
+    weight = every_pair(x_lengths, y_lengths)  # (n, m, Bx, By)
+    frames = ground.rounded(x, precision)
+    sq_chords = ground.sq_norm(frames[:, 1:] - frames[:, :-1]).T[:, None, :, None]
+    sq_distances = jnp.sum(weight * costs, axis=0) - jnp.sum(weight[:-1] * weight[1:] * sq_chords, axis=0)
+    sq_distances = ground.nonnegative(sq_distances)
+    distances = sq_distances if squared else ground.safe_sqrt(sq_distances)
+    valid = target["mask"].T[:, None, :]
+    return jnp.sum(jnp.where(valid, distances, 0), axis=0) / y_lengths[None, :]
+
+
+def values_per_pair(x: dict, y: dict) -> int:
+    """Numbers that a block holds for each pair; sets the default tile."""
+    if "folded" in x:
+        return 1
+    if "aligned" in x:
+        return x["aligned"].shape[1]
+    return x["mask"].shape[1] * y["mask"].shape[1]

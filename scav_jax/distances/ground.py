@@ -1,0 +1,98 @@
+"""NaN-safe primitives and the ground costs between frames and steps.
+
+Every guard here names the failure it prevents. Blocks of pairs are laid out pairs last, (n, m, Bx, By): the recursions
+over n and m then run over contiguous lanes that are pairs.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from scav_jax.shapes import Masks, Sequence, Sequences
+
+COSTS = ("sqeuclidean", "euclidean", "cosine")
+PRECISIONS = ("float32", "bfloat16")
+
+
+def safe_sqrt(values: Float[Array, "..."]) -> Float[Array, "..."]:
+    """sqrt with gradient 0 at 0, where the plain one gives inf and, times a zero cotangent, NaN."""
+    positive = values > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1)), 0)
+
+
+def sq_norm(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch"]:
+    """Squared norm over the last axis, in float32 at least."""
+    vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
+    return jnp.sum(vectors * vectors, axis=-1)
+
+
+def unit_norm(vectors: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+    """Each vector divided by its norm; a zero vector stays zero and gets gradient zero.
+
+    Scaled by the largest entry first: squares of tiny or huge entries would leave the range of float32.
+    """
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True))
+    vectors = vectors / jnp.where(scale > 0, scale, 1)
+    norm = safe_sqrt(sq_norm(vectors))[..., None]
+    return vectors / jnp.where(norm > 0, norm, 1)
+
+
+def nonnegative(values: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Clips the rounding of |x|^2 + |y|^2 - 2xy at 0, and leaves the gradient of the exact expression alone."""
+    return values + jax.lax.stop_gradient(jnp.maximum(values, 0) - values)
+
+
+def rounded(vectors: Float[Array, "..."], precision: str) -> Float[Array, "..."]:
+    """The vectors as a product of that precision sees them: norms taken from them too keep small distances exact."""
+    return vectors.astype(jnp.bfloat16) if precision == "bfloat16" else vectors
+
+
+def product(subscripts: str, x: Float[Array, "..."], y: Float[Array, "..."], precision: str) -> Float[Array, "..."]:
+    """einsum of two operands: inputs in `precision`, accumulation and result in float32 (float64 for float64 inputs).
+
+    Asks for the highest machine precision: TF32 or bfloat16 passes put a floor near 1e-2 under small distances.
+    """
+    result_type = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
+    x, y = rounded(x, precision), rounded(y, precision)
+    return jnp.einsum(subscripts, x, y, precision="highest", preferred_element_type=result_type)
+
+
+def valid_lengths(mask: Masks) -> Float[Array, " B"]:
+    """Number of valid positions of each clip, as a float."""
+    return jnp.sum(mask, axis=-1).astype(jnp.float32)
+
+
+def cost_matrix(x: Sequence, y: Sequence, cost: str) -> Float[Array, "n m"]:
+    """The definition: ground cost of every frame of x (n, d) to every step of y (m, d), from their difference.
+
+    "cosine" is 1 - cos, and 1 where a vector is zero.
+    """
+    if cost == "cosine":
+        return 1 - jnp.sum(unit_norm(x)[:, None, :] * unit_norm(y)[None, :, :], axis=-1)
+    sq_costs = sq_norm(x[:, None, :] - y[None, :, :])
+    return sq_costs if cost == "sqeuclidean" else safe_sqrt(sq_costs)
+
+
+def cost_block(x: Sequences, y: Sequences, cost: str, precision: str) -> Float[Array, "n m Bx By"]:
+    """Ground costs of all pairs of clips by one matrix product: x (Bx, n, d), y (By, m, d)."""
+    x, y = _operands(x, cost, precision), _operands(y, cost, precision)
+    gram = product("ind,jmd->nmij", x, y, precision)
+    return _from_gram(gram, sq_norm(x).T[:, None, :, None], sq_norm(y).T[None, :, None, :], cost)
+
+
+def self_costs(x: Sequences, cost: str, precision: str) -> Float[Array, "n n B"]:
+    """Ground costs of each clip's frames to its own frames."""
+    x = _operands(x, cost, precision)
+    gram = product("ind,imd->nmi", x, x, precision)
+    return _from_gram(gram, sq_norm(x).T[:, None, :], sq_norm(x).T[None, :, :], cost)
+
+
+def _operands(frames, cost, precision):
+    return rounded(unit_norm(frames) if cost == "cosine" else frames, precision)
+
+
+def _from_gram(gram, sq_x, sq_y, cost):
+    if cost == "cosine":
+        return nonnegative(1 - gram)
+    sq_costs = nonnegative(sq_x + sq_y - 2 * gram)
+    return sq_costs if cost == "sqeuclidean" else safe_sqrt(sq_costs)

@@ -1,0 +1,26 @@
+"""Checks of option values, shared by all distances: each failure names the option, what was expected and what came."""
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+
+def check_choice(option: str, value: Any, choices: Sequence[Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"{option}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def check_bool(option: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{option}: expected True or False, got {value!r}")
+
+
+def check_at_least(option: str, value: Any, minimum: float, *, exclusive: bool = False) -> None:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not (value > minimum if exclusive else value >= minimum):
+        raise ValueError(f"{option}: expected a number {'>' if exclusive else '>='} {minimum}, got {value!r}")
+
+
+def check_count(option: str, value: Any) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{option}: expected a whole number >= 1, got {value!r}")

@@ -1,0 +1,249 @@
+"""Entropic Wasserstein distance by Sinkhorn iterations: frames transport to steps with uniform weights.
+
+Paper, section II-B. Our choices: the position coordinate, which lets transport see order; the debiased Sinkhorn
+divergence (Feydy et al., AISTATS 2019); the dual value after a fixed number of updates. The dual rises to <P, C> +
+epsilon KL(P | a x b) and equals it at convergence; the gradient is that of <P, C> with the last plan P held fixed.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from scav_jax.distances import ground
+from scav_jax.distances.options import check_at_least, check_bool, check_choice, check_count
+from scav_jax.shapes import Distances, Masks, Sequence, Sequences
+
+OPTIONS: dict = {
+    "epsilon": 0.1,
+    "num_iterations": 100,
+    "cost": "sqeuclidean",
+    "position_weight": 0.0,
+    "debiased": False,
+    "solver": "own",
+}
+
+
+def pair(
+    x: Sequence,
+    x_mask: Bool[Array, " n"],
+    y: Sequence,
+    y_mask: Bool[Array, " m"],
+    *,
+    epsilon: float,
+    num_iterations: int,
+    cost: str,
+    position_weight: float,
+    debiased: bool,
+    solver: str,
+) -> Float[Array, ""]:
+    """Mean over valid x of f plus mean over valid y of g, after `num_iterations` updates of g, then f, from zero.
+
+    epsilon is absolute, on the cost. position_weight appends the coordinate weight * (i + 0.5) / valid length.
+    debiased: d(x, y) - (d(x, x) + d(y, y)) / 2.
+    """
+
+    def value(x, x_mask, y, y_mask):
+        log_a = jnp.where(x_mask, -jnp.log(jnp.sum(x_mask)), -jnp.inf).astype(x.dtype)
+        log_b = jnp.where(y_mask, -jnp.log(jnp.sum(y_mask)), -jnp.inf).astype(y.dtype)
+        costs = ground.cost_matrix(x, y, cost)
+        held = jax.lax.stop_gradient(costs)
+        solve = _ott_potentials if solver == "ott" else _log_domain_potentials
+        f, g = solve(held, log_a, log_b, epsilon, num_iterations)
+        plan = jnp.exp((f[:, None] + g[None, :] - held) / epsilon + log_a[:, None] + log_b[None, :])
+        # The envelope: costs - held is zero and carries the gradient.
+        return jnp.exp(log_a) @ f + jnp.exp(log_b) @ g + jnp.sum(plan * (costs - held))
+
+    x = _append_position(x[None], x_mask[None], position_weight)[0]
+    y = _append_position(y[None], y_mask[None], position_weight)[0]
+    result = value(x, x_mask, y, y_mask)
+    if debiased:
+        result -= (value(x, x_mask, x, x_mask) + value(y, y_mask, y, y_mask)) / 2
+    return result
+
+
+def _log_domain_potentials(costs, log_a, log_b, epsilon, num_iterations):
+    """(n, m) costs -> f (n,), g (m,)."""
+
+    def update(potentials, _):
+        f, _ = potentials
+        g = -epsilon * jax.nn.logsumexp((f[:, None] - costs) / epsilon + log_a[:, None], axis=0)
+        f = -epsilon * jax.nn.logsumexp((g[None, :] - costs) / epsilon + log_b[None, :], axis=1)
+        return (f, g), None
+
+    start = jnp.zeros_like(costs[:, 0]), jnp.zeros_like(costs[0])
+    return jax.lax.scan(update, start, length=num_iterations)[0]
+
+
+def _ott_potentials(costs, log_a, log_b, epsilon, num_iterations):
+    """The same by ott-jax, whose potentials hold epsilon log a and epsilon log b; infinite ones, of padding, become 0."""
+    try:
+        from ott.geometry.geometry import Geometry
+        from ott.problems.linear.linear_problem import LinearProblem
+        from ott.solvers.linear.sinkhorn import Sinkhorn
+    except ImportError as error:
+        raise ImportError('solver="ott" needs ott-jax: pip install "ott-jax>=0.6"') from error
+    # One check of convergence, at the end: equal minimum and maximum make ott's loop a scan.
+    solver = Sinkhorn(
+        inner_iterations=num_iterations, min_iterations=num_iterations, max_iterations=num_iterations, threshold=0.0
+    )
+    with jax.numpy_rank_promotion("allow"):  # ott relies on it, whatever the caller's setting
+        result = solver(LinearProblem(Geometry(costs, epsilon=epsilon), jnp.exp(log_a), jnp.exp(log_b)))
+
+    def ours(potential, log_weight):
+        valid = jnp.isfinite(log_weight)
+        return jnp.where(valid, potential - epsilon * jnp.where(valid, log_weight, 0), 0)
+
+    return ours(result.f, log_a), ours(result.g, log_b)
+
+
+def _append_position(frames, mask, weight):
+    """(B, length, d) -> (B, length, d + 1) with weight * (i + 0.5) / valid length; weight 0 appends nothing."""
+    if weight == 0:
+        return frames
+    positions = jnp.arange(frames.shape[1], dtype=frames.dtype) + 0.5
+    position = weight * positions[None, :] / jnp.sum(mask, axis=1, keepdims=True).astype(frames.dtype)
+    return jnp.concatenate([frames, position[:, :, None]], axis=2)
+
+
+def check_options(*, epsilon, num_iterations, cost, position_weight, debiased, solver) -> None:
+    check_at_least("epsilon", epsilon, 0, exclusive=True)
+    check_count("num_iterations", num_iterations)
+    check_choice("cost", cost, ground.COSTS)
+    check_at_least("position_weight", position_weight, 0)
+    check_bool("debiased", debiased)
+    check_choice("solver", solver, ("own", "ott"))
+
+
+def can_be_negative(*, debiased, **_) -> bool:
+    """The dual starts at a mean of soft minima of costs >= 0 and rises; the divergence is >= 0 once converged."""
+    return False
+
+
+def prepare(
+    x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, *, position_weight, **_
+) -> tuple[dict, dict]:
+    """What the pairs need of each clip: its frames and their weights, 1 / valid length or 0."""
+    return _clips(x, x_mask, position_weight), _clips(y, y_mask, position_weight)
+
+
+def _clips(frames, mask, position_weight):
+    if mask is None:
+        mask = jnp.ones(frames.shape[:2], bool)
+    frames = _append_position(frames, mask, position_weight)
+    # Padding repeats the first frame, and with it that frame's potential: bounded, where another's could overflow.
+    frames = jnp.where(mask[:, :, None], frames, frames[:, :1])
+    weights = mask.astype(frames.dtype)
+    return dict(frames=frames, weights=weights / jnp.sum(weights, axis=1, keepdims=True))
+
+
+def self_distance(clips: dict, *, epsilon, num_iterations, cost, solver, precision: str, **_) -> Float[Array, " B"]:
+    """(B,) d(x, x), for the debiased form."""
+    weights = clips["weights"].T
+    return transport(
+        ground.self_costs(clips["frames"], cost, precision), weights, weights, epsilon, num_iterations, solver
+    )
+
+
+def block(
+    x: dict, y: dict, *, epsilon, num_iterations, cost, position_weight, debiased, solver, precision: str
+) -> Distances:
+    """All pairs of prepared clips."""
+    costs, a, b = _problems(x, y, cost, precision)
+    values = transport(costs, a, b, epsilon, num_iterations, solver).reshape(len(x["frames"]), len(y["frames"]))
+    return values - (x["self"][:, None] + y["self"][None, :]) / 2 if debiased else values
+
+
+def marginal_error_block(x: dict, y: dict, *, epsilon, num_iterations, cost, solver, precision: str, **_) -> Distances:
+    """Of each pair, the L1 distance of the plan's y-marginal from its weights (0..2); x's is exact after f's update."""
+    costs, a, b = _problems(x, y, cost, precision)
+    plan = _plan(costs, a, b, *_potentials(costs, a, b, epsilon, num_iterations, solver), epsilon)
+    errors = jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - b), axis=0)
+    return errors.reshape(len(x["frames"]), len(y["frames"]))
+
+
+def _problems(x, y, cost, precision):
+    """P = Bx By problems: costs (n, m, P), a (n, P), b (m, P)."""
+    costs = ground.cost_block(x["frames"], y["frames"], cost, precision)
+    n, m, x_clips, y_clips = costs.shape
+    a = jnp.broadcast_to(x["weights"].T[:, :, None], (n, x_clips, y_clips)).reshape(n, -1)
+    b = jnp.broadcast_to(y["weights"].T[:, None, :], (m, x_clips, y_clips)).reshape(m, -1)
+    return costs.reshape(n, m, -1), a, b
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
+def transport(
+    costs: Float[Array, "n m P"],
+    a: Float[Array, "n P"],
+    b: Float[Array, "m P"],
+    epsilon: float,
+    num_iterations: int,
+    solver: str,
+) -> Float[Array, " P"]:
+    """Dual value of P problems; its derivative in the costs is the last plan, in the weights nothing."""
+    f, g = _potentials(costs, a, b, epsilon, num_iterations, solver)
+    return jnp.sum(a * f, axis=0) + jnp.sum(b * g, axis=0)
+
+
+@transport.defjvp
+def _transport_jvp(epsilon, num_iterations, solver, primals, tangents):
+    costs, a, b = primals
+    f, g = _potentials(costs, a, b, epsilon, num_iterations, solver)
+    value = jnp.sum(a * f, axis=0) + jnp.sum(b * g, axis=0)
+    return value, jnp.sum(_plan(costs, a, b, f, g, epsilon) * tangents[0], axis=(0, 1))
+
+
+def _plan(costs, a, b, f, g, epsilon):
+    return a[:, None] * b[None, :] * jnp.exp((f[:, None] + g[None, :] - costs) / epsilon)
+
+
+def _potentials(costs, a, b, epsilon, num_iterations, solver):
+    """f (n, P), g (m, P)."""
+    if solver == "ott":
+        solve = partial(_ott_potentials, epsilon=epsilon, num_iterations=num_iterations)
+        return jax.vmap(solve, in_axes=-1, out_axes=-1)(costs, jnp.log(a), jnp.log(b))
+    return _kernel_domain_potentials(costs, a, b, epsilon, num_iterations)
+
+
+def _kernel_domain_potentials(costs, a, b, epsilon, num_iterations):
+    """Two multiply-adds a cell and iteration, in place of two exponentials, and as stable as the log domain.
+
+    After a first update in the log domain a potential moves by at most epsilon log(max(n, m)) an update: the rows (or
+    columns) of the kernel exp((f + g - C) / epsilon) average to 1, so no entry exceeds the row's length. The scalings
+    u, v since the kernel was built are thus bounded, and re-absorbing them into the potentials every `period`
+    iterations keeps them, and every entry that the kernel lost to underflow, harmless in float32.
+    """
+    n, m, _ = costs.shape
+    period = max(1, min(10, int(33 / math.log(max(n, m, 2)))))
+    g = -epsilon * _log_mean_exp(-costs / epsilon, a[:, None], axis=0)
+    f = -epsilon * _log_mean_exp((g[None] - costs) / epsilon, b[None, :], axis=1)
+
+    def absorb(potentials, length):
+        f, g = potentials
+        kernel = jnp.exp((f[:, None] + g[None, :] - costs) / epsilon)
+
+        def update(scalings, _):
+            u, _ = scalings
+            v = 1 / jnp.sum(kernel * (a * u)[:, None], axis=0)
+            u = 1 / jnp.sum(kernel * (b * v)[None, :], axis=1)
+            return (u, v), None
+
+        (u, v), _ = jax.lax.scan(update, (jnp.ones_like(f), jnp.ones_like(g)), length=length)
+        return f + epsilon * jnp.log(u), g + epsilon * jnp.log(v)
+
+    full, rest = divmod(num_iterations - 1, period)
+    potentials, _ = jax.lax.scan(lambda potentials, _: (absorb(potentials, period), None), (f, g), length=full)
+    return absorb(potentials, rest) if rest else potentials
+
+
+def _log_mean_exp(values, weights, axis):
+    """log of the weighted sum of exp(values); weights >= 0, at least one positive."""
+    largest = jnp.max(values, axis=axis, keepdims=True)
+    return jnp.squeeze(largest, axis) + jnp.log(jnp.sum(weights * jnp.exp(values - largest), axis=axis))
+
+
+def values_per_pair(x: dict, y: dict) -> int:
+    """Numbers that a block holds for each pair; sets the default tile."""
+    return x["frames"].shape[1] * y["frames"].shape[1]

@@ -1,0 +1,93 @@
+"""A clip's facts: its id, split, label, group and subset; their table (clips.csv); a split where none is given."""
+
+import csv
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from scav_jax.features.checks import FeatureError
+
+SPLITS = ("train", "val", "test")
+SPLIT_RULE = "by sha256 of the group (the id where it has none): 80 % train, 10 % val, 10 % test"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """`group`: related clips share it ("" = none); `subset`: a named part of a split ("" = none)."""
+
+    id: str
+    split: str
+    label: str = ""
+    group: str = ""
+    subset: str = ""
+
+
+COLUMNS = tuple(column.name for column in fields(Clip))
+
+
+def read_clips(path: str | Path) -> list[Clip]:
+    """The clips of a .csv with header id[,split][,label][,group][,subset]; FeatureError lists every bad row.
+
+    Without a split column the clips are split by SPLIT_RULE.
+    """
+    path = Path(path)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            header = list(reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise FeatureError([f"{path}: expected a .csv in UTF-8: {error}"]) from error
+    if "id" not in header or set(header) - set(COLUMNS):
+        raise FeatureError([f"{path}: expected a header of {','.join(COLUMNS)} (id needed), got {','.join(header)}"])
+    problems, clips = [], dict[str, Clip]()
+    for line, row in rows:
+        if None in row or None in row.values():
+            problems.append(f"{path}: line {line}: expected {len(header)} cells")
+            continue
+        clip = Clip(**{"split": group_split(row.get("group") or row["id"]), **row})
+        if problem := _problem(clip, clips):
+            problems.append(f"{path}: line {line}: {problem}")
+        clips[clip.id] = clip
+    if not rows:
+        problems.append(f"{path}: expected at least one clip, got none")
+    if problems:
+        raise FeatureError(problems)
+    return list(clips.values())
+
+
+def write_clips(path: str | Path, clips: Iterable[Clip]) -> None:
+    """The same table, as read_clips reads it."""
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(asdict(clip) for clip in clips)
+
+
+def group_split(group: str) -> str:
+    """train, val or test by the group's hash alone: adding clips moves none of the others."""
+    share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
+    return "train" if share < 0.8 else "val" if share < 0.9 else "test"
+
+
+def ids_sha256(ids: Sequence[str]) -> str:
+    """sha256 of the ids, one a line, in order: which clips, and which order, a result is about."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def id_problem(clip_id: str) -> str | None:
+    """What makes an id unsafe as a file stem, or None."""
+    if clip_id in ("", ".", "..") or len(clip_id.encode()) > 200:
+        return f"expected an id of 1 to 200 bytes, not a folder, got {clip_id!r}"
+    if any(character in "/\\" or not character.isprintable() for character in clip_id):
+        return f"expected an id without slashes and control characters, got {clip_id!r}"
+    return None
+
+
+def _problem(clip: Clip, others: dict[str, Clip]) -> str | None:
+    if clip.id in others:
+        return f"expected unique ids, got {clip.id!r} again"
+    if clip.split not in SPLITS:
+        return f"expected a split of {', '.join(SPLITS)}, got {clip.split!r}"
+    return id_problem(clip.id)

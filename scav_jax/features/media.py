@@ -1,0 +1,229 @@
+"""Media files in and out: frames picked by timestamp, sound as a mono waveform, small H.264 + AAC clips written.
+
+The clip's time runs from the container's start, so frames and sound share one clock, to the end that its video stream
+states (AAC pads the sound to whole packets), or without a video stream to the end of the container.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+# A stream that ends this much before its stated end was cut off; less is the usual slack of containers.
+_SLACK_S = 0.5
+_MICROSECONDS = 1_000_000
+
+
+class MediaError(Exception):
+    """One media file that cannot be used: `path` and a one-line `reason`."""
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(path, reason)
+        self.path = Path(path)
+        self.reason = " ".join(reason.split())
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a media file says of itself; `duration_s` is the clip's length."""
+
+    duration_s: float
+    has_video: bool
+    has_sound: bool
+
+
+def probe(path: str | Path) -> MediaInfo:
+    """The clip's length in seconds and its streams, from the header alone; MediaError if it cannot be opened."""
+    with _opened(path) as container:
+        return MediaInfo(_duration_s(container, path), bool(_videos(container)), bool(container.streams.audio))
+
+
+def read_frames(
+    path: str | Path, rate_hz: float, *, size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "n height width 3"]:
+    """RGB frames at the times t_i = (i + 0.5) / rate_hz, i < n = max(1, round(duration_s * rate_hz)).
+
+    Each is the latest frame shown at t_i (pts * time_base <= t_i), the first frame where the video starts later.
+    `size` (height, width) scales by area; rotation metadata is applied. MediaError: zero bytes, no video stream,
+    truncated (ends 0.5 s or more before its stated end), undecodable.
+    """
+    if rate_hz <= 0:
+        raise ValueError(f"rate_hz: expected a positive rate, got {rate_hz}")
+    with _opened(path) as container:
+        streams = _videos(container)
+        if not streams:
+            raise MediaError(path, "no video stream")
+        start_s, duration_s = _start_s(container), _duration_s(container, path)
+        times_s = (np.arange(max(1, round(duration_s * rate_hz))) + 0.5) / rate_hz
+        streams[0].thread_count = 1  # extraction runs one process a core
+        convert = _converter(size)
+        images: list[np.ndarray] = []
+        shown, end_s = None, 0.0
+        for frame in container.decode(streams[0]):
+            if frame.pts is None:
+                continue
+            time_s = float(frame.pts * frame.time_base) - start_s
+            due = int(np.searchsorted(times_s, time_s)) - len(images)  # target times before this frame
+            if shown is not None and due > 0:
+                images.extend([convert(shown)] * due)
+            shown, end_s = frame, time_s + float((frame.duration or 0) * frame.time_base)
+        if shown is None:
+            raise MediaError(path, "no frame could be decoded")
+        _check_end(path, "video", end_s, duration_s)
+        images.extend([convert(shown)] * (len(times_s) - len(images)))
+        return np.stack(images)
+
+
+def read_sound(path: str | Path, rate_hz: int) -> Float32[np.ndarray, " S"]:
+    """Mono waveform, S = round(duration_s * rate_hz) samples, full scale = 1, silence where the stream has no sound.
+
+    Several channels are mixed as FFmpeg does, so that their sum may exceed 1.
+
+    MediaError: zero bytes, no sound stream, truncated, undecodable.
+    """
+    import_av()
+    from av.audio.resampler import AudioResampler
+
+    with _opened(path) as container:
+        if not container.streams.audio:
+            raise MediaError(path, "no sound stream")
+        stream = container.streams.audio[0]
+        start_s, duration_s = _start_s(container), _duration_s(container, path)
+        resampler = AudioResampler(format="flt", layout="mono", rate=rate_hz)
+        first_s: float | None = None
+        chunks: list[np.ndarray] = []
+        for frame in container.decode(stream):
+            if first_s is None:
+                first_s = float((frame.pts or 0) * frame.time_base) - start_s
+            chunks.extend(chunk.to_ndarray()[0] for chunk in resampler.resample(frame))
+        if first_s is None:
+            raise MediaError(path, "no sound could be decoded")
+        chunks.extend(chunk.to_ndarray()[0] for chunk in resampler.resample(None))
+        samples = np.concatenate(chunks)
+        if stream.duration is not None:
+            stated_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - start_s
+            _check_end(path, "sound", first_s + len(samples) / rate_hz, min(stated_s, duration_s))
+    offset = round(first_s * rate_hz)
+    samples = samples[max(0, -offset) :]
+    sound = np.zeros(max(1, round(duration_s * rate_hz)), np.float32)
+    target = sound[max(0, offset) :][: len(samples)]
+    target[:] = samples[: len(target)]
+    return sound
+
+
+def write_clip(
+    path: str | Path,
+    frames: UInt8[np.ndarray, "n height width 3"],
+    sound: Float[np.ndarray, " S"],
+    *,
+    frame_rate_hz: int,
+    sound_rate_hz: int,
+) -> None:
+    """Writes RGB frames (even height and width) and a mono waveform in [-1, 1] as an H.264 + AAC .mp4.
+
+    The same arrays give the same bytes (one FFmpeg build, one thread). The file appears whole or not at all.
+    """
+    av = import_av()
+    if len(frames) == 0 or frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise ValueError(f"frames: expected at least one frame of even height and width, got shape {frames.shape}")
+    if len(sound) == 0:
+        raise ValueError("sound: expected at least one sample, got none")
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        # bitexact: no version strings or dates, which would make equal clips differ
+        with av.open(partial, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+            video = container.add_stream("libx264", rate=frame_rate_hz, options={"preset": "ultrafast", "crf": "20"})
+            video.height, video.width = frames.shape[1:3]
+            video.pix_fmt = "yuv420p"
+            video.gop_size = frame_rate_hz
+            audio = container.add_stream("aac", rate=sound_rate_hz, layout="mono", options={"aac_coder": "fast"})
+            for stream in (video, audio):
+                stream.thread_count = 1
+                stream.codec_context.flags |= av.codec.context.Flags.bitexact
+            for position, pixels in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                frame.pts, frame.time_base = position, Fraction(1, frame_rate_hz)
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+            samples = np.clip(sound, -1.0, 1.0).astype(np.float32)[None]
+            chunk = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            chunk.sample_rate, chunk.pts, chunk.time_base = sound_rate_hz, 0, Fraction(1, sound_rate_hz)
+            container.mux(audio.encode(chunk))
+            container.mux(audio.encode(None))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def import_av() -> ModuleType:
+    """PyAV, or an ImportError that says how to install it."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("reading and writing media needs PyAV: pip install 'scav-jax[media]'") from error
+    return av
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """The open container; FFmpeg's and the file system's errors become a MediaError."""
+    av = import_av()
+    try:
+        if os.path.getsize(path) == 0:
+            raise MediaError(path, "zero bytes")
+        # file: keeps FFmpeg from reading a name such as "http:x" or "concat:x" as a protocol
+        with av.open(f"file:{path}") as container:
+            yield container
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(path, f"cannot be decoded: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _videos(container: Any) -> list[Any]:
+    """Video streams without cover pictures."""
+    from av.stream import Disposition
+
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def _start_s(container: Any) -> float:
+    return (container.start_time or 0) / _MICROSECONDS
+
+
+def _duration_s(container: Any, path: str | Path) -> float:
+    for stream in _videos(container)[:1]:
+        if stream.duration is not None:
+            return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _start_s(container)
+    if not container.duration:
+        raise MediaError(path, "states no duration")
+    return container.duration / _MICROSECONDS
+
+
+def _check_end(path: str | Path, what: str, end_s: float, stated_s: float) -> None:
+    if stated_s - end_s >= _SLACK_S:
+        raise MediaError(path, f"truncated: its {what} ends at {end_s:.2f} s of the stated {stated_s:.2f} s")
+
+
+def _converter(size: tuple[int, int] | None) -> Callable[[Any], np.ndarray]:
+    """Decoded frame -> upright RGB array; one scaler serves all frames, since making one costs more than using it."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+
+    def convert(frame: Any) -> np.ndarray:
+        turns = round(frame.rotation / 90)  # counter-clockwise
+        height, width = (None, None) if size is None else size[::-1] if turns % 2 else size
+        image = reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA").to_ndarray()
+        return np.rot90(image, turns)
+
+    return convert

@@ -1,0 +1,1 @@
+"""Networks: the trained towers (encoder.py, with its positions and blocks) and the frozen feature extractors."""
