@@ -35,7 +35,8 @@ def frame_indices(frames):
 
 def write_streams(path, *, video_s=(), sound=None):
     """An .mp4 of one grey frame a timestamp (level 10 * i) and/or a sound; write_clip always writes both, evenly."""
-    with av.open(path, "w", options={"movflags": "faststart"}) as container:
+    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
+    with av.open(path, "w", options=options) as container:
         if len(video_s):
             stream = container.add_stream("libx264", rate=100, options={"preset": "ultrafast"})
             stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
@@ -102,9 +103,11 @@ def test_one_frame_serves_every_time(tmp_path):
     assert frame_indices(read_frames(tmp_path / "one.mp4", 4.0)).tolist() == [0]
 
 
-def test_a_clip_that_starts_late_starts_at_zero(tmp_path):
-    write_streams(tmp_path / "late.mkv", video_s=5 + np.arange(10) / 10)
-    assert frame_indices(read_frames(tmp_path / "late.mkv", 10.0))[:9].tolist() == list(range(9))
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_clip_that_starts_late_starts_at_zero(tmp_path, suffix):
+    path = tmp_path / f"late{suffix}"
+    write_streams(path, video_s=5 + np.arange(10) / 10)
+    assert frame_indices(read_frames(path, 10.0))[:9].tolist() == list(range(9))
 
 
 def test_surround_sound_is_mixed_down(tmp_path):

@@ -3,7 +3,7 @@
 Everything is drawn from (seed, clip), so that a clip does not depend on which others are rendered.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -114,7 +114,9 @@ def _group(rng: np.random.Generator, subset: str, size: int, note_set: np.ndarra
         return [(bars, onsets, onsets) for onsets in rhythms]
     if subset == "":
         onsets = _rhythm(rng)
-        return [(_bars(rng), onsets, _desynchronised(rng, onsets, rng.choice(["", "lag", "drift"], p=[0.7, 0.15, 0.15])))]
+        return [
+            (_bars(rng), onsets, _desynchronised(rng, onsets, rng.choice(["", "lag", "drift"], p=[0.7, 0.15, 0.15])))
+        ]
     onsets = _rhythm(rng, unseen=subset == "unseen")
     return [(bars, onsets, _desynchronised(rng, onsets, subset)) for bars in _orders(rng, _bars(rng), size)]
 

@@ -20,7 +20,9 @@ def wave(clip: Clip, rng: np.random.Generator) -> np.ndarray:
     sound = np.zeros(round(CLIP_S * RATE_HZ), np.float32)
     stroke_s = np.arange(round(5 * decays_s[0] * RATE_HZ)) / RATE_HZ
     tones = [_tone(note_hz * tuning, partials, levels, decays_s, stroke_s) for note_hz in NOTE_HZ]
-    strokes = [(bar, onset_s, rng.uniform(0.7, 1.0)) for bar, onset_s in zip(clip.bars, clip.sound_onsets_s, strict=True)]
+    strokes = [
+        (bar, onset_s, rng.uniform(0.7, 1.0)) for bar, onset_s in zip(clip.bars, clip.sound_onsets_s, strict=True)
+    ]
     for bar, onset_s, level in strokes + ghosts(rng):
         start = round(onset_s * RATE_HZ)
         part = sound[start : start + len(stroke_s)]

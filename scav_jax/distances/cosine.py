@@ -20,7 +20,9 @@ def check_options() -> None:
     pass
 
 
-def prepare(x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, *, precision: str):
+def prepare(
+    x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, *, precision: str
+) -> tuple[Float[Array, "Bx d"], Float[Array, "By d"]]:
     """Once a clip: the direction of its mean."""
     return _direction(x, x_mask), _direction(y, y_mask)
 

@@ -95,9 +95,7 @@ def can_be_negative(*, gamma, cost, normalize, debiased) -> bool:
     return gamma > 0 and not debiased
 
 
-def prepare(
-    x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, **options
-) -> tuple[dict, dict]:
+def prepare(x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, **options) -> tuple[dict, dict]:
     """What the pairs need of each clip: its frames and valid length (absent where all clips are full)."""
     return _clips(x, x_mask), _clips(y, y_mask)
 
@@ -118,29 +116,29 @@ def block(x: dict, y: dict, *, gamma, cost, normalize, debiased, precision: str)
     if x["frames"].shape[1] > y["frames"].shape[1]:  # the recursion's lanes are the shorter side
         return block(y, x, gamma=gamma, cost=cost, normalize=normalize, debiased=debiased, precision=precision).T
     costs = ground.cost_block(x["frames"], y["frames"], cost, precision)
-    n, m, x_clips, y_clips = costs.shape
+    x_clips, y_clips, n, m = costs.shape
     x_length, y_length = jnp.asarray(n), jnp.asarray(m)
     corner = None
     if "length" in x:
         x_length, y_length = x["length"][:, None], y["length"][None, :]
         corner = tuple(jnp.broadcast_to(side, (x_clips, y_clips)).ravel() for side in (x_length, y_length))
-    values = soft_dtw(costs.reshape(n, m, -1), corner, gamma).reshape(x_clips, y_clips)
+    values = soft_dtw(costs.reshape(-1, n, m), corner, gamma).reshape(x_clips, y_clips)
     if debiased:
         values -= (x["self"][:, None] + y["self"][None, :]) / 2
     return values / (x_length + y_length).astype(values.dtype) if normalize else values
 
 
 def soft_dtw(
-    costs: Float[Array, "n m P"], corner: tuple[Int[Array, " P"], Int[Array, " P"]] | None, gamma: float
+    costs: Float[Array, "P n m"], corner: tuple[Int[Array, " P"], Int[Array, " P"]] | None, gamma: float
 ) -> Float[Array, " P"]:
     """Soft-DTW of P cost tables, n <= m, read at `corner` = (valid n, valid m), None = (n, m).
 
-    One scan over anti-diagonals; all cells of one depend on the two before it only. Each is carried relative to its
+    One scan over anti-diagonals, whose cells depend on the two before only; its lanes are the pairs. Each is carried relative to its
     minimum: the soft minimum then compares small numbers, and its probabilities keep float32's digits at small gamma.
     """
-    n, m, _ = costs.shape
+    _, n, m = costs.shape
     # Row i moves i to the right: pad the rows by n, flatten, and read rows one shorter. No gather.
-    padded = jnp.pad(costs, ((0, 0), (0, n), (0, 0)), constant_values=BIG)
+    padded = jnp.pad(jnp.moveaxis(costs, 0, -1), ((0, 0), (0, n), (0, 0)), constant_values=BIG)
     skewed = padded.reshape(n * (m + n), -1)[:-n].reshape(n, m + n - 1, -1).swapaxes(0, 1)
     outside = jnp.full_like(skewed[0], BIG)
 

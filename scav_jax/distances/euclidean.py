@@ -134,15 +134,14 @@ def _ragged(source, target, squared, precision):
     def weights(x_length, y_length):
         return interpolation_weights(x_length, y_length, y.shape[1], x.shape[1], costs.dtype).T
 
-    every_pair = jax.vmap(jax.vmap(weights, (None, 0), out_axes=-1), (0, None), out_axes=-2)
-    weight = every_pair(x_lengths, y_lengths)  # (n, m, Bx, By)
+    weight = jax.vmap(jax.vmap(weights, (None, 0)), (0, None))(x_lengths, y_lengths)  # (Bx, By, n, m)
     frames = ground.rounded(x, precision)
-    sq_chords = ground.sq_norm(frames[:, 1:] - frames[:, :-1]).T[:, None, :, None]
-    sq_distances = jnp.sum(weight * costs, axis=0) - jnp.sum(weight[:-1] * weight[1:] * sq_chords, axis=0)
+    sq_chords = ground.sq_norm(frames[:, 1:] - frames[:, :-1])[:, None, :, None]
+    chord_terms = weight[:, :, :-1] * weight[:, :, 1:] * sq_chords
+    sq_distances = jnp.sum(weight * costs, axis=2) - jnp.sum(chord_terms, axis=2)
     sq_distances = ground.nonnegative(sq_distances)
     distances = sq_distances if squared else ground.safe_sqrt(sq_distances)
-    valid = target["mask"].T[:, None, :]
-    return jnp.sum(jnp.where(valid, distances, 0), axis=0) / y_lengths[None, :]
+    return jnp.sum(jnp.where(target["mask"][None, :, :], distances, 0), axis=2) / y_lengths[None, :]
 
 
 def values_per_pair(x: dict, y: dict) -> int:

@@ -1,14 +1,13 @@
 """NaN-safe primitives and the ground costs between frames and steps.
 
-Every guard here names the failure it prevents. Blocks of pairs are laid out pairs last, (n, m, Bx, By): the recursions
-over n and m then run over contiguous lanes that are pairs.
+Every guard here names the failure it prevents.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scav_jax.shapes import Masks, Sequence, Sequences
+from scav_jax.shapes import Sequence, Sequences
 
 COSTS = ("sqeuclidean", "euclidean", "cosine")
 PRECISIONS = ("float32", "bfloat16")
@@ -57,11 +56,6 @@ def product(subscripts: str, x: Float[Array, "..."], y: Float[Array, "..."], pre
     return jnp.einsum(subscripts, x, y, precision="highest", preferred_element_type=result_type)
 
 
-def valid_lengths(mask: Masks) -> Float[Array, " B"]:
-    """Number of valid positions of each clip, as a float."""
-    return jnp.sum(mask, axis=-1).astype(jnp.float32)
-
-
 def cost_matrix(x: Sequence, y: Sequence, cost: str) -> Float[Array, "n m"]:
     """The definition: ground cost of every frame of x (n, d) to every step of y (m, d), from their difference.
 
@@ -73,18 +67,22 @@ def cost_matrix(x: Sequence, y: Sequence, cost: str) -> Float[Array, "n m"]:
     return sq_costs if cost == "sqeuclidean" else safe_sqrt(sq_costs)
 
 
-def cost_block(x: Sequences, y: Sequences, cost: str, precision: str) -> Float[Array, "n m Bx By"]:
+def cost_block(x: Sequences, y: Sequences, cost: str, precision: str) -> Float[Array, "Bx By n m"]:
     """Ground costs of all pairs of clips by one matrix product: x (Bx, n, d), y (By, m, d)."""
     x, y = _operands(x, cost, precision), _operands(y, cost, precision)
-    gram = product("ind,jmd->nmij", x, y, precision)
-    return _from_gram(gram, sq_norm(x).T[:, None, :, None], sq_norm(y).T[None, :, None, :], cost)
+    gram = product("ind,jmd->ijnm", x, y, precision)
+    return _from_gram(gram, sq_norm(x)[:, None, :, None], sq_norm(y)[None, :, None, :], cost)
 
 
-def self_costs(x: Sequences, cost: str, precision: str) -> Float[Array, "n n B"]:
-    """Ground costs of each clip's frames to its own frames."""
+def self_costs(x: Sequences, cost: str, precision: str) -> Float[Array, "B n n"]:
+    """Ground costs of each clip's frames to its own frames; exactly 0 on the diagonal but for "cosine"."""
     x = _operands(x, cost, precision)
-    gram = product("ind,imd->nmi", x, x, precision)
-    return _from_gram(gram, sq_norm(x).T[:, None, :], sq_norm(x).T[None, :, :], cost)
+    gram = product("ind,imd->inm", x, x, precision)
+    sq_x = sq_norm(x)
+    if cost != "cosine":  # a zero vector's cosine cost to itself is 1
+        # Rounding there would show: the root of 1e-7 is 3e-4.
+        gram = jnp.where(jnp.eye(x.shape[1], dtype=bool)[None, :, :], sq_x[:, None, :], gram)
+    return _from_gram(gram, sq_x[:, :, None], sq_x[:, None, :], cost)
 
 
 def _operands(frames, cost, precision):

@@ -141,10 +141,8 @@ def _clips(frames, mask, position_weight):
 
 def self_distance(clips: dict, *, epsilon, num_iterations, cost, solver, precision: str, **_) -> Float[Array, " B"]:
     """(B,) d(x, x), for the debiased form."""
-    weights = clips["weights"].T
-    return transport(
-        ground.self_costs(clips["frames"], cost, precision), weights, weights, epsilon, num_iterations, solver
-    )
+    costs = ground.self_costs(clips["frames"], cost, precision)
+    return transport(costs, clips["weights"], clips["weights"], epsilon, num_iterations, solver)
 
 
 def block(
@@ -160,74 +158,76 @@ def marginal_error_block(x: dict, y: dict, *, epsilon, num_iterations, cost, sol
     """Of each pair, the L1 distance of the plan's y-marginal from its weights (0..2); x's is exact after f's update."""
     costs, a, b = _problems(x, y, cost, precision)
     plan = _plan(costs, a, b, *_potentials(costs, a, b, epsilon, num_iterations, solver), epsilon)
-    errors = jnp.sum(jnp.abs(jnp.sum(plan, axis=0) - b), axis=0)
+    errors = jnp.sum(jnp.abs(jnp.sum(plan, axis=1) - b), axis=1)
     return errors.reshape(len(x["frames"]), len(y["frames"]))
 
 
 def _problems(x, y, cost, precision):
-    """P = Bx By problems: costs (n, m, P), a (n, P), b (m, P)."""
+    """P = Bx By problems: costs (P, n, m), a (P, n), b (P, m)."""
     costs = ground.cost_block(x["frames"], y["frames"], cost, precision)
-    n, m, x_clips, y_clips = costs.shape
-    a = jnp.broadcast_to(x["weights"].T[:, :, None], (n, x_clips, y_clips)).reshape(n, -1)
-    b = jnp.broadcast_to(y["weights"].T[:, None, :], (m, x_clips, y_clips)).reshape(m, -1)
-    return costs.reshape(n, m, -1), a, b
+    x_clips, y_clips, n, m = costs.shape
+    a = jnp.repeat(x["weights"], y_clips, axis=0)
+    b = jnp.tile(y["weights"], (x_clips, 1))
+    return costs.reshape(-1, n, m), a, b
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
 def transport(
-    costs: Float[Array, "n m P"],
-    a: Float[Array, "n P"],
-    b: Float[Array, "m P"],
+    costs: Float[Array, "P n m"],
+    a: Float[Array, "P n"],
+    b: Float[Array, "P m"],
     epsilon: float,
     num_iterations: int,
     solver: str,
 ) -> Float[Array, " P"]:
     """Dual value of P problems; its derivative in the costs is the last plan, in the weights nothing."""
-    f, g = _potentials(costs, a, b, epsilon, num_iterations, solver)
-    return jnp.sum(a * f, axis=0) + jnp.sum(b * g, axis=0)
+    return _dual(a, b, *_potentials(costs, a, b, epsilon, num_iterations, solver))
 
 
 @transport.defjvp
 def _transport_jvp(epsilon, num_iterations, solver, primals, tangents):
     costs, a, b = primals
     f, g = _potentials(costs, a, b, epsilon, num_iterations, solver)
-    value = jnp.sum(a * f, axis=0) + jnp.sum(b * g, axis=0)
-    return value, jnp.sum(_plan(costs, a, b, f, g, epsilon) * tangents[0], axis=(0, 1))
+    return _dual(a, b, f, g), jnp.sum(_plan(costs, a, b, f, g, epsilon) * tangents[0], axis=(1, 2))
+
+
+def _dual(a, b, f, g):
+    return jnp.sum(a * f, axis=1) + jnp.sum(b * g, axis=1)
 
 
 def _plan(costs, a, b, f, g, epsilon):
-    return a[:, None] * b[None, :] * jnp.exp((f[:, None] + g[None, :] - costs) / epsilon)
+    return a[:, :, None] * b[:, None, :] * jnp.exp((f[:, :, None] + g[:, None, :] - costs) / epsilon)
 
 
 def _potentials(costs, a, b, epsilon, num_iterations, solver):
-    """f (n, P), g (m, P)."""
+    """f (P, n), g (P, m)."""
     if solver == "ott":
         solve = partial(_ott_potentials, epsilon=epsilon, num_iterations=num_iterations)
-        return jax.vmap(solve, in_axes=-1, out_axes=-1)(costs, jnp.log(a), jnp.log(b))
+        return jax.vmap(solve)(costs, jnp.log(a), jnp.log(b))
     return _kernel_domain_potentials(costs, a, b, epsilon, num_iterations)
 
 
 def _kernel_domain_potentials(costs, a, b, epsilon, num_iterations):
     """Two multiply-adds a cell and iteration, in place of two exponentials, and as stable as the log domain.
 
-    After a first update in the log domain a potential moves by at most epsilon log(max(n, m)) an update: the rows (or
-    columns) of the kernel exp((f + g - C) / epsilon) average to 1, so no entry exceeds the row's length. The scalings
-    u, v since the kernel was built are thus bounded, and re-absorbing them into the potentials every `period`
+    After the first update, in the log domain, a potential moves by at most epsilon log(max(n, m)) an update: each row
+    (or column) of the kernel exp((f + g - C) / epsilon) averages to 1, so none of its entries exceeds its length. The
+    scalings u, v since the kernel was built are thus bounded, and absorbing them into the potentials every `period`
     iterations keeps them, and every entry that the kernel lost to underflow, harmless in float32.
     """
-    n, m, _ = costs.shape
+    _, n, m = costs.shape
     period = max(1, min(10, int(33 / math.log(max(n, m, 2)))))
-    g = -epsilon * _log_mean_exp(-costs / epsilon, a[:, None], axis=0)
-    f = -epsilon * _log_mean_exp((g[None] - costs) / epsilon, b[None, :], axis=1)
+    g = -epsilon * _log_mean_exp(-costs / epsilon, a[:, :, None], axis=1)
+    f = -epsilon * _log_mean_exp((g[:, None, :] - costs) / epsilon, b[:, None, :], axis=2)
 
     def absorb(potentials, length):
         f, g = potentials
-        kernel = jnp.exp((f[:, None] + g[None, :] - costs) / epsilon)
+        kernel = jnp.exp((f[:, :, None] + g[:, None, :] - costs) / epsilon)
 
         def update(scalings, _):
             u, _ = scalings
-            v = 1 / jnp.sum(kernel * (a * u)[:, None], axis=0)
-            u = 1 / jnp.sum(kernel * (b * v)[None, :], axis=1)
+            v = 1 / jnp.einsum("pnm,pn->pm", kernel, a * u, precision="highest")
+            u = 1 / jnp.einsum("pnm,pm->pn", kernel, b * v, precision="highest")
             return (u, v), None
 
         (u, v), _ = jax.lax.scan(update, (jnp.ones_like(f), jnp.ones_like(g)), length=length)

@@ -206,7 +206,9 @@ def _duration_s(container: Any, path: str | Path) -> float:
             return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _start_s(container)
     if not container.duration:
         raise MediaError(path, "states no duration")
-    return container.duration / _MICROSECONDS
+    duration_s = container.duration / _MICROSECONDS
+    # FFmpeg writes the time of the end as a Matroska file's duration
+    return duration_s - max(0.0, _start_s(container)) if "matroska" in container.format.name else duration_s
 
 
 def _check_end(path: str | Path, what: str, end_s: float, stated_s: float) -> None:

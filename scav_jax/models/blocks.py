@@ -4,6 +4,7 @@ A block sees (length, width), never the batch: encoder.py maps it over clips, wh
 GEMM and of every dropout mask a function of the clip's own key.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from scav_jax.models.positions import rotary_angles, rotate, time_buckets
 from scav_jax.shapes import Sequence
 
 gelu = partial(jax.nn.gelu, approximate=False)  # PyTorch's; JAX's own default is the tanh approximation
-ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "relu": jax.nn.relu}
 NORMS = ("pre", "post")
 TABLE_STDDEV = 0.02  # of the initial position tables; small, so that training starts near position-free attention
 

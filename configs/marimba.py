@@ -1,0 +1,32 @@
+"""The demo: small towers on rendered marimba clips, minutes on two CPU cores.
+
+python train.py --config=configs/marimba.py --workdir=runs/marimba [--config.method=cav] [--config.distance.name=dtw]
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.steps = 250
+    config.batch_size = 64
+    config.log_every_steps = 10
+    for tower, width, rate_hz in ((config.model.visual, 192, 8.0), (config.model.audio, 64, 12.0)):
+        tower.update(
+            feature_width=width,
+            rate_hz=rate_hz,
+            width=64,
+            mlp_width=128,
+            ffn_width=128,
+            num_heads=4,
+            num_layers=2,
+            max_distance_s=4.0,
+            scan_layers=False,
+        )
+    for section in config.recipe.values():
+        section.learning_rate = 2e-3
+    config.eval.every_fraction = 0.5
+    config.checkpoint.every_fraction = 0.25
+    return config

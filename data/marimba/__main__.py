@@ -1,0 +1,31 @@
+"""python -m data.marimba: renders the world and makes it a store (see prepare.py)."""
+
+import argparse
+import sys
+
+from data.marimba.prepare import ROOT, prepare
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.marimba", description="Render marimba clips and pack a store."
+    )
+    parser.add_argument(
+        "--out", default=ROOT, help="folder for world/ (media, features) and store/ (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="multiplies the number of clips (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    options = parser.parse_args()
+    try:
+        prepare(options.out, seed=options.seed, scale=options.scale, num_workers=options.workers)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Checkpoints by Orbax: train state and data position, whole or not at all, the newest restored."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+
+class Checkpoints:
+    """RUN/checkpoints: `save` blocks until the checkpoint is complete; `restore` knows only complete ones.
+
+    keep: how many of the newest stay.
+    """
+
+    def __init__(self, workdir: Path, keep: int):
+        self._checkpointer = ocp.training.Checkpointer(
+            (workdir / "checkpoints").absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: Any, position: Mapping[str, Any]) -> None:
+        self._checkpointer.save_checkpointables(step, {"state": state, "data": dict(position)}, force=True)
+
+    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """(state, data position) of the newest checkpoint, laid out as `abstract_state` says."""
+        restored = self._checkpointer.load_checkpointables(None, {"state": abstract_state, "data": None})
+        return restored["state"], jax.tree.map(int, restored["data"])
+
+    def close(self) -> None:
+        self._checkpointer.close()

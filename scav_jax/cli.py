@@ -1,0 +1,49 @@
+"""What train.py and eval.py share on the command line: flags read, errors in one line, an exit code that tells."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from scav_jax.config import ConfigError
+from scav_jax.features.checks import FeatureError
+from scav_jax.features.media import MediaError
+
+USAGE, BAD_DATA = 2, 1
+
+
+def run(main: Callable[[], None], suggest: Callable[[str], str] = lambda _: "") -> None:
+    """Parses the flags, then calls `main`. Wrong flags or config exit with 2, wrong data with 1, each with one line.
+
+    suggest: what to add to the message for an unknown --config key.
+    """
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            fail(f"{_first_line(error)}", USAGE)
+        if rest[1:]:
+            fail(f"unexpected argument {rest[1]!r}", USAGE)
+        return rest
+
+    def guarded(_: Sequence[str]) -> None:
+        try:
+            main()
+        except ConfigError as error:
+            fail(str(error), USAGE)
+        except (FeatureError, MediaError, ValueError, OSError, ImportError) as error:
+            fail(str(error), BAD_DATA)
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(guarded, flags_parser=parse)
+
+
+def fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__

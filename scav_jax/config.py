@@ -1,0 +1,110 @@
+"""Configs after they are read: checked as a whole before any work, kept with the run as JSON, compared on resume."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from scav_jax import distances
+from scav_jax.losses import check_normalization
+
+METHODS = ("cav", "scav")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run: names the key, what was expected and what came."""
+
+
+def trained_with(config: Any) -> str:
+    """The distance that the loss contrasts: the cosine of means for CAV, config.distance for SCAV."""
+    return "cosine" if config.method == "cav" else config.distance.name
+
+
+def recipe(config: Any) -> Any:
+    """The section of config.recipe for the distance trained with."""
+    return config.recipe[trained_with(config)]
+
+
+def check(config: Any) -> None:
+    """Raises ConfigError at the first key whose value cannot be run; needs neither data nor device."""
+    for key, minimum in (("steps", 2), ("batch_size", 2), ("log_every_steps", 1)):
+        if config[key] < minimum:
+            raise ConfigError(f"{key}: expected at least {minimum}, got {config[key]}")
+    _check_choice("method", config.method, METHODS)
+    _check_choice("distance.name", config.distance.name, tuple(distances.DISTANCES))
+    try:
+        options = distances.options(config.distance.name, config.distance)
+    except ValueError as error:
+        raise ConfigError(f"distance.{error}") from error
+    for name in distances.DISTANCES:
+        for key in ("learning_rate", "temperature"):
+            if not config.recipe[name][key] > 0:
+                raise ConfigError(f"recipe.{name}.{key}: expected a positive number, got {config.recipe[name][key]}")
+    trained = trained_with(config)
+    options = {key: value for key, value in options.items() if key != "tile_size"} if config.method == "scav" else {}
+    try:
+        check_normalization(recipe(config).normalization, trained, **options)
+    except ValueError as error:
+        raise ConfigError(f"recipe.{trained}.{error}") from error
+    for pair in config.pairs:
+        if len(pair) != 2 or not set(pair) <= set(config.model):
+            raise ConfigError(f"pairs: expected two of {', '.join(config.model)}, got {pair}")
+    widths = {name: tower.width for name, tower in config.model.items()}
+    if len(set(widths.values())) > 1:
+        raise ConfigError(f"model: expected towers of one width, got {widths}")
+    for key in ("optimizer.warmup_fraction", "eval.every_fraction", "checkpoint.every_fraction"):
+        section, name = key.split(".")
+        if not 0 < config[section][name] <= 1:
+            raise ConfigError(
+                f"{key}: expected a fraction of the steps, 0 < fraction <= 1, got {config[section][name]}"
+            )
+
+
+def describe(config: Any) -> str:
+    """The run in half a line."""
+    method = "CAV" if config.method == "cav" else f"SCAV {config.distance.name}"
+    return f"{method}, {config.steps} steps of {config.batch_size} clips, seed {config.seed}"
+
+
+def every_steps(config: Any, fraction: float) -> int:
+    """A fraction of the run as a number of steps, at least one."""
+    return max(1, round(fraction * config.steps))
+
+
+def save(config: Any, path: Path) -> None:
+    path.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+
+
+def load(path: Path) -> FrozenConfigDict:
+    return FrozenConfigDict(json.loads(path.read_text()))
+
+
+def differences(kept: Any, given: Any) -> list[str]:
+    """ "key: kept -> given" for every leaf in which two configs differ."""
+    before, after = _leaves(kept), _leaves(given)
+    keys = sorted({*before, *after})
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def suggestion(key: str, config: Any) -> str:
+    """ " Did you mean ...?" for a dotted key that `config` does not have, or nothing."""
+    known = list(_leaves(config))
+    tails = {leaf.rsplit(".", 1)[-1]: leaf for leaf in known}
+    close = difflib.get_close_matches(key, known, n=1) or [
+        tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], list(tails), n=1)
+    ]
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{key}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def _leaves(section: Any, prefix: str = "") -> dict[str, str]:
+    """Every leaf by its dotted key, as JSON, so that tuples and lists compare equal."""
+    if not isinstance(section, ConfigDict | FrozenConfigDict | dict):
+        return {prefix.removesuffix("."): json.dumps(section)}
+    return {key: leaf for name, child in section.items() for key, leaf in _leaves(child, f"{prefix}{name}.").items()}

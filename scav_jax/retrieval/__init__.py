@@ -1,0 +1,1 @@
+"""Retrieval of encoded clips: how a gallery is ranked, and what the ranking is worth."""

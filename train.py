@@ -1,0 +1,139 @@
+"""Trains one run; run again with the same workdir, it resumes.
+
+python train.py --config=configs/marimba.py --workdir=runs/marimba [--config.steps=500 --config.distance.name=dtw ...]
+"""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import FrozenConfigDict, config_flags
+from tqdm import tqdm
+
+import data.marimba.prepare as marimba
+from scav_jax import cli, evaluation, training
+from scav_jax import config as configs
+from scav_jax.checkpoint import Checkpoints
+from scav_jax.features.pipeline import train_iterator
+from scav_jax.features.store import Store, open_store
+from scav_jax.logs import MetricsWriter
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.key=value changes a key.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints.")
+MAX_SKIPPED = 10  # steps in a row without a finite gradient
+
+
+def train(config, workdir: Path) -> None:
+    """One run from its newest checkpoint, or from the start, to config.steps."""
+    configs.check(config)
+    store = open_data(config)
+    config = complete(config, store)
+    keep_config(config, workdir)
+    data = train_iterator(store, config.data.train_split, config.batch_size, config.seed)
+
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    state = jax.jit(lambda: training.init(config))()
+    start = checkpoints.latest_step or 0
+    if start:
+        state, position = checkpoints.restore(state)
+        data.set_state(position)
+        print(f"resuming {workdir} at step {start}", flush=True)
+    if start >= config.steps:
+        print(f"{workdir} is complete at step {start}", flush=True)
+        return
+
+    writer = MetricsWriter(workdir, start)
+    encoder = evaluation.make_encoder(config)
+    first = _features(next(data))
+    data.set_state({"next_index": start})
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
+    print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; compiling", flush=True)
+    step_fn = jax.jit(partial(training.train_step, config), donate_argnums=0).lower(state, first).compile()
+    save_every = configs.every_steps(config, config.checkpoint.every_fraction)
+    eval_every = configs.every_steps(config, config.eval.every_fraction)
+    with tqdm(total=config.steps, initial=start, unit="step", desc=workdir.name, mininterval=1.0) as bar:
+        for step in range(start + 1, config.steps + 1):
+            batch = next(data)
+            state, metrics = step_fn(state, _features(batch))
+            last = step == config.steps
+            if step % config.log_every_steps == 0 or step == 1 or last:
+                _stop_if_diverged(state, batch, store, config)
+                rate = bar.format_dict["rate"]
+                writer.write(step, {**metrics, **({"steps_per_s": rate} if rate else {})})
+                bar.set_postfix_str(f"loss {float(metrics['loss']):.3f}", refresh=False)
+            if step % eval_every == 0 or last:
+                encoded = evaluation.encode_split(config, encoder, state.parameters, store, config.data.val_split)
+                scores = evaluation.quick_metrics(config, encoded, store.facts(config.data.val_split))
+                writer.write(step, scores)
+                recalls = ", ".join(f"{d} {scores[f'eval_{d}_R@1']:.1f}" for d in evaluation.DIRECTIONS)
+                bar.write(f"step {step}: {config.data.val_split} R@1 {recalls} %")
+            if step % save_every == 0 or last:
+                checkpoints.save(step, state, data.get_state())
+            bar.update()
+    checkpoints.close()
+    writer.close()
+
+
+def open_data(config) -> Store:
+    """The config's store. The demo's is made where it is missing: it is the one that needs no download."""
+    if config.data.store == marimba.STORE and not Path(marimba.STORE).exists():
+        marimba.prepare()
+    store = open_store(config.data.store)
+    missing = [name for name in config.model if name not in store.ledger["modalities"]]
+    if missing:
+        raise configs.ConfigError(f"model: {config.data.store} has no features for {', '.join(missing)}")
+    for key in ("train_split", "val_split"):
+        if config.data[key] not in store.ledger["splits"]:
+            splits = ", ".join(store.ledger["splits"])
+            raise configs.ConfigError(f"data.{key}: expected one of {splits}, got {config.data[key]!r}")
+    return store
+
+
+def complete(config, store: Store) -> FrozenConfigDict:
+    """The config with what only the store knows: the features' widths and rates."""
+    config = config.copy_and_resolve_references()
+    for name, tower in config.model.items():
+        entry = store.ledger["modalities"][name]
+        tower.feature_width, tower.rate_hz = entry["width"], float(entry["rate_hz"])
+    return FrozenConfigDict(config)
+
+
+def keep_config(config, workdir: Path) -> None:
+    """Writes RUN/config.json, or refuses to resume a run that began with another config."""
+    path = workdir / "config.json"
+    if path.exists():
+        changed = configs.differences(configs.load(path), config)
+        if changed:
+            raise configs.ConfigError(
+                f"{workdir} was begun with another config ({'; '.join(changed)}); use a new workdir"
+            )
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    configs.save(config, path)
+
+
+def _features(batch: dict) -> dict:
+    return {key: value for key, value in batch.items() if key != "index"}
+
+
+def _stop_if_diverged(state, batch, store, config) -> None:
+    if int(state.skipped) < MAX_SKIPPED:
+        return
+    clips = store.facts(config.data.train_split).ids[np.asarray(batch["index"])]
+    raise ValueError(
+        f"the gradient was not finite for {int(state.skipped)} steps in a row, last at step {int(state.step)} with clips "
+        f"{', '.join(clips[:5])}, ...; lower the learning rate or look at these clips"
+    )
+
+
+def main() -> None:
+    for name in ("config", "workdir"):
+        if flags.FLAGS[name].value is None:
+            raise configs.ConfigError(f"--{name}: expected a value, got none; see --help")
+    train(CONFIG.value, Path(WORKDIR.value))
+
+
+if __name__ == "__main__":
+    cli.run(main)
