@@ -22,6 +22,11 @@ STORE = flags.DEFINE_string("store", None, "Store to search in (default: the con
 HYBRID_K = flags.DEFINE_list(
     "k", None, "Candidates that hybrid retrieval re-ranks (default: the config's eval.hybrid_k)."
 )
+flags.register_validator(
+    HYBRID_K,
+    lambda counts: counts is None or all(count.isdigit() and int(count) for count in counts),
+    message="expected whole numbers above 0, separated by commas",
+)
 COMPARE = flags.DEFINE_list("compare", [], "Folders of other evaluated runs to show beside this one in the report.")
 REPORT = flags.DEFINE_bool("report", True, "Write RUN/eval/report.html.")
 
@@ -66,7 +71,7 @@ def write_ranks(path: Path, rankings: list[evaluation.Ranking], facts) -> None:
 
 
 def shown_queries(rankings: list[evaluation.Ranking], facts) -> list[dict]:
-    """What was retrieved for a few queries, the same ones for every run: spread over the `order` subset, if there is one."""
+    """What was retrieved for a few queries, the same ones for every run: of the `order` subset, if there is one."""
     named = {ranking.subset for ranking in rankings}
     subset = "order" if "order" in named else evaluation.ALL
     queries = []

@@ -13,6 +13,7 @@ from ml_collections import FrozenConfigDict, config_flags
 from tqdm import tqdm
 
 import data.marimba.prepare as marimba
+from configs import base
 from scav_jax import cli, evaluation, training
 from scav_jax import config as configs
 from scav_jax.checkpoint import Checkpoints
@@ -30,11 +31,11 @@ def train(config, workdir: Path) -> None:
     configs.check(config)
     store = open_data(config)
     config = complete(config, store)
-    keep_config(config, workdir)
     data = train_iterator(store, config.data.train_split, config.batch_size, config.seed)
+    state = jax.jit(lambda: training.init(config))()
+    keep_config(config, workdir)
 
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    state = jax.jit(lambda: training.init(config))()
     start = checkpoints.latest_step or 0
     if start:
         state, position = checkpoints.restore(state)
@@ -123,8 +124,8 @@ def _stop_if_diverged(state, batch, store, config) -> None:
         return
     clips = store.facts(config.data.train_split).ids[np.asarray(batch["index"])]
     raise ValueError(
-        f"the gradient was not finite for {int(state.skipped)} steps in a row, last at step {int(state.step)} with clips "
-        f"{', '.join(clips[:5])}, ...; lower the learning rate or look at these clips"
+        f"the gradient was not finite for {int(state.skipped)} steps in a row, last at step {int(state.step)} with "
+        f"clips {', '.join(clips[:5])}, ...; lower the learning rate or look at these clips"
     )
 
 
@@ -136,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, unknown_key=lambda key: configs.unknown_key(key, base.get_config()))

@@ -12,7 +12,7 @@ def tower(num_layers: int, feature_width: int, rate_hz: float) -> ConfigDict:
     """One trained encoder: MLP -> relative positions -> Transformer."""
     return ConfigDict(
         dict(
-            feature_width=feature_width,  # D of the features and their rate: train.py takes both from the store's ledger
+            feature_width=feature_width,  # D of the features, and their rate: train.py takes both from the store
             rate_hz=rate_hz,
             width=512,  # d, common to all towers
             mlp_width=2048,

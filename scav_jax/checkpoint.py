@@ -31,7 +31,14 @@ class Checkpoints:
         self._checkpointer.save_checkpointables(step, {"state": state, "data": dict(position)}, force=True)
 
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """(state, data position) of the newest checkpoint, laid out as `abstract_state` says."""
+        """(state, data position) of the newest checkpoint, in the shapes of `abstract_state` and on its devices.
+
+        A leaf that names no device (jax.eval_shape) goes to the first one.
+        """
+        first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract_state = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first), abstract_state
+        )
         restored = self._checkpointer.load_checkpointables(None, {"state": abstract_state, "data": None})
         return restored["state"], jax.tree.map(int, restored["data"])
 

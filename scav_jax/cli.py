@@ -12,16 +12,20 @@ from scav_jax.features.media import MediaError
 USAGE, BAD_DATA = 2, 1
 
 
-def run(main: Callable[[], None], suggest: Callable[[str], str] = lambda _: "") -> None:
+def run(main: Callable[[], None], unknown_key: Callable[[str], str] = lambda _: "") -> None:
     """Parses the flags, then calls `main`. Wrong flags or config exit with 2, wrong data with 1, each with one line.
 
-    suggest: what to add to the message for an unknown --config key.
+    unknown_key: the message for a --config key that no config has, "" for one that is known.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
             rest = flags.FLAGS(argv)
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        except (AttributeError, KeyError) as error:  # ml_collections names the last part of an unknown key only
+            keys = (argument.partition("=")[0].partition("config.")[2] for argument in argv)
+            messages = (unknown_key(key) for key in keys if key)
+            fail(next(filter(None, messages), _first_line(error)), USAGE)
+        except (flags.Error, TypeError, ValueError, OSError) as error:
             fail(f"{_first_line(error)}", USAGE)
         if rest[1:]:
             fail(f"unexpected argument {rest[1]!r}", USAGE)

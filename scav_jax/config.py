@@ -29,9 +29,12 @@ def recipe(config: Any) -> Any:
 
 def check(config: Any) -> None:
     """Raises ConfigError at the first key whose value cannot be run; needs neither data nor device."""
-    for key, minimum in (("steps", 2), ("batch_size", 2), ("log_every_steps", 1)):
-        if config[key] < minimum:
-            raise ConfigError(f"{key}: expected at least {minimum}, got {config[key]}")
+    counts = {"steps": 2, "batch_size": 2, "log_every_steps": 1, "eval.batch_size": 1, "checkpoint.keep": 1}
+    for key, minimum in counts.items():
+        if (value := _value(config, key)) < minimum:
+            raise ConfigError(f"{key}: expected at least {minimum}, got {value}")
+    if not all(isinstance(k, int) and k > 0 for k in config.eval.hybrid_k):
+        raise ConfigError(f"eval.hybrid_k: expected whole numbers above 0, got {config.eval.hybrid_k}")
     _check_choice("method", config.method, METHODS)
     _check_choice("distance.name", config.distance.name, tuple(distances.DISTANCES))
     try:
@@ -49,17 +52,14 @@ def check(config: Any) -> None:
     except ValueError as error:
         raise ConfigError(f"recipe.{trained}.{error}") from error
     for pair in config.pairs:
-        if len(pair) != 2 or not set(pair) <= set(config.model):
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not set(pair) <= set(config.model):
             raise ConfigError(f"pairs: expected two of {', '.join(config.model)}, got {pair}")
     widths = {name: tower.width for name, tower in config.model.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(f"model: expected towers of one width, got {widths}")
     for key in ("optimizer.warmup_fraction", "eval.every_fraction", "checkpoint.every_fraction"):
-        section, name = key.split(".")
-        if not 0 < config[section][name] <= 1:
-            raise ConfigError(
-                f"{key}: expected a fraction of the steps, 0 < fraction <= 1, got {config[section][name]}"
-            )
+        if not 0 < (fraction := _value(config, key)) <= 1:
+            raise ConfigError(f"{key}: expected a fraction of the steps, 0 < fraction <= 1, got {fraction}")
 
 
 def describe(config: Any) -> str:
@@ -74,7 +74,10 @@ def every_steps(config: Any, fraction: float) -> int:
 
 
 def save(config: Any, path: Path) -> None:
-    path.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    """Writes the config as JSON, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    partial.replace(path)
 
 
 def load(path: Path) -> FrozenConfigDict:
@@ -88,14 +91,26 @@ def differences(kept: Any, given: Any) -> list[str]:
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
-def suggestion(key: str, config: Any) -> str:
-    """ " Did you mean ...?" for a dotted key that `config` does not have, or nothing."""
+def unknown_key(key: str, config: Any) -> str:
+    """The message for a dotted key that `config` does not have, with the nearest that it has; "" for one it has."""
     known = list(_leaves(config))
-    tails = {leaf.rsplit(".", 1)[-1]: leaf for leaf in known}
-    close = difflib.get_close_matches(key, known, n=1) or [
-        tails[tail] for tail in difflib.get_close_matches(key.rsplit(".", 1)[-1], list(tails), n=1)
+    if key in known:
+        return ""
+    tails = {leaf.rpartition(".")[2] for leaf in known}
+    close = difflib.get_close_matches(key, known, n=1) if "." in key else []
+    close = close or [
+        leaf
+        for tail in difflib.get_close_matches(key.rpartition(".")[2], tails, n=1)
+        for leaf in known
+        if leaf.rpartition(".")[2] == tail
     ]
-    return f" Did you mean {close[0]}?" if close else ""
+    return f"{key}: unknown key" + (f"; did you mean {' or '.join(close)}?" if close else "")
+
+
+def _value(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
 
 
 def _check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:

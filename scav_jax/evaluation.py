@@ -96,7 +96,7 @@ def score(ranking: Ranking, facts: Facts) -> dict[str, Any]:
 def quick_metrics(config: Any, encoded: dict[str, tuple], facts: Facts) -> dict[str, float]:
     """The training log's evaluation: the whole split, ranked the way the method is meant to rank."""
     mode = "aggregate" if config.method == "cav" else "sequence"
-    metrics = {}
+    metrics: dict[str, float] = {}
     for ranking in rank(config, encoded, facts):
         if (ranking.mode, ranking.subset) == (mode, ALL):
             scores = retrieval_metrics(ranking.distances)

@@ -17,17 +17,17 @@ _NEGATIVE_SLACK = 1e-5
 
 
 def contrastive_loss(
-    distances: Float[Array, "N N"], temperature: float | Float[Array, ""], *, normalization: str = "zscore"
+    distances: Float[Array, "N N"], temperature: float | int | Float[Array, ""], *, normalization: str = "zscore"
 ) -> Float[Array, ""]:
     """Mean of the row-wise and the column-wise cross-entropy of -normalised distance / temperature.
 
-    distances: (N, N) over the whole global batch, smaller = closer, positives on the diagonal. Rows are normalised by row
-    statistics, columns by column statistics, the positive included; gradients flow through the statistics. Differentiable
-    in distances and temperature (a positive number or scalar array).
+    distances: (N, N) over the whole global batch, smaller = closer, positives on the diagonal. Rows are normalised by
+    row statistics, columns by column statistics, the positive included; gradients flow through the statistics.
+    Differentiable in distances and temperature (a positive number or scalar array).
 
     normalization: "none"; "zscore" (D - mean) / sqrt(population variance + 1e-6); "mean" D / mean; "minmax"
-    (D - min) / (max - min), all 0 where max = min. Paper, section II-B, names a row- and column-wise normalisation; which
-    one is open, z-score is our default.
+    (D - min) / (max - min), all 0 where max = min. The paper names a row- and column-wise normalisation; which one is
+    open, z-score is our default.
 
     "mean" of negative distances is meaningless: a ValueError, or under jit, where values are unknown, a loss of NaN.
     `check_normalization` refuses such a pair before any tracing.

@@ -19,10 +19,10 @@ def retrieval_metrics(distances: ArrayLike, *, relevant: ArrayLike | None = None
 
 
 def ranks(distances: ArrayLike, relevant: ArrayLike | None = None) -> np.ndarray:
-    """(Q,) rank of each query's best relevant item: 1 + the non-relevant items at most as far (a tie counts against us).
+    """(Q,) rank of each query's best relevant item: 1 + the non-relevant items at most as far; a tie counts against us.
 
-    distances: (Q, G), smaller = closer; NaN is a ValueError. relevant: (Q,) integer columns, (Q, G) bool, or None: item i
-    for query i, which needs Q <= G. A query with no relevant item ranks G + 1.
+    distances: (Q, G), smaller = closer; NaN is a ValueError. relevant: (Q,) integer columns, (Q, G) bool, or None: item
+    i for query i, which needs Q <= G. A query with no relevant item ranks G + 1.
     """
     distances = np.asarray(distances)
     if distances.ndim != 2 or not distances.size:
@@ -39,9 +39,7 @@ def _relevance(shape, relevant):
     queries, gallery = shape
     if relevant is None:
         if queries > gallery:
-            raise ValueError(
-                f"relevant: expected with more queries ({queries}) than gallery items ({gallery}), got None"
-            )
+            raise ValueError(f"relevant: needed with more queries ({queries}) than gallery items ({gallery})")
         relevant = np.arange(queries)
     relevant = np.asarray(relevant)
     if relevant.dtype == bool and relevant.shape == shape:
@@ -59,9 +57,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval (low, high) of the mean of `hits`, in their unit.
 
-    hits: (S, Q), one value a training seed and query (rank <= k, 1 / rank, ...); groups: (Q,) labels. Clips of a group are
-    related (one recording, one composition), so their hits are not independent: each sample draws whole groups, and
-    seeds, with replacement. With one seed the interval covers the choice of queries only; with one group it is a point.
+    hits: (S, Q), one value a training seed and query (rank <= k, 1 / rank, ...); groups: (Q,) labels. Clips of a group
+    are related (one recording, one composition), so their hits are not independent: each sample draws whole groups, and
+    seeds, with replacement. With one seed the interval covers the choice of queries only; one group makes it a point.
     """
     hits, groups = np.asarray(hits, np.float64), np.asarray(groups)
     if hits.ndim != 2 or not hits.size or groups.shape != hits.shape[1:]:

@@ -27,7 +27,7 @@ def full_mask(sequences: Sequences) -> Masks:
 
 
 def check_mask(mask: Masks | None, sequences: Sequences, name: str) -> None:
-    """Raises ValueError naming `name` unless `mask` is a prefix mask of `sequences`; values are checked when concrete."""
+    """Raises ValueError naming `name` unless `mask` is a prefix mask of `sequences`; checks values when concrete."""
     if mask is None:
         return
     if mask.shape != sequences.shape[:2]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from scav_jax import distances
 from scav_jax.config import recipe, trained_with
@@ -60,9 +60,9 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 
 
 def encode(
-    config: Any, parameters: dict[str, Any], batch: Batch, keys: PRNGKeyArray | None = None
+    config: Any, parameters: dict[str, Any], batch: Batch, keys: Key[Array, " B"] | None = None
 ) -> dict[str, tuple[Sequences, Masks | None]]:
-    """Each modality's features -> (sequences (B, length, d), mask); `keys` (B,) one a clip for dropout, None for none."""
+    """Each modality's features -> (sequences (B, length, d), mask); `keys` (B,) one a clip for dropout, or None."""
     encoded = {}
     for index, name in enumerate(sorted(config.model)):
         mask = batch[f"{name}_mask"]
@@ -80,7 +80,7 @@ def pair_distances(config: Any, name: str, x: tuple, y: tuple) -> Float[Array, "
 
 
 def loss(
-    config: Any, parameters: dict[str, Any], batch: Batch, keys: PRNGKeyArray | None = None
+    config: Any, parameters: dict[str, Any], batch: Batch, keys: Key[Array, " B"] | None = None
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The mean contrastive loss over config.pairs, and what the log shows beside it."""
     encoded = encode(config, parameters, batch, keys)
@@ -106,7 +106,7 @@ def train_step(config: Any, state: TrainState, batch: Batch) -> tuple[TrainState
     keys = jax.vmap(lambda position: jax.random.fold_in(step_key, position))(jnp.arange(len(first)))
     grad = jax.value_and_grad(lambda parameters: loss(config, parameters, batch, keys), has_aux=True)
     (value, metrics), gradient = grad(state.parameters)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.isfinite(value)
 
     def update(parameters, optimizer_state):

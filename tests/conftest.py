@@ -1,7 +1,11 @@
-"""Strict defaults of every test: warnings are errors, ranks never promote silently, shapes are checked, 8 fake devices."""
+"""Strict defaults of every test: warnings are errors, no silent rank promotion, shapes checked, 8 fake devices."""
 
 import os
 import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,6 +16,9 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+REPOSITORY = Path(__file__).parents[1]
+Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_report_header():
@@ -34,3 +41,35 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="session")
+def shell_environment(tmp_path_factory) -> dict[str, str]:
+    """The environment of a started entry point: one CPU device, and compiled programs shared by all of them."""
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    inherited = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    return {**inherited, **cache, "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def shell(shell_environment) -> Shell:
+    """shell("train.py", "--workdir=...") starts `python train.py --workdir=...` in the repository root."""
+
+    def start(*command: str | Path, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, *map(str, command)]
+        return subprocess.run(arguments, cwd=cwd, env=shell_environment, capture_output=True, text=True, check=False)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def marimba(tmp_path_factory) -> Path:
+    """A small world of marimba: marimba/world and marimba/store, 64 clips to train on."""
+    from data.marimba.prepare import prepare
+
+    out = tmp_path_factory.mktemp("marimba")
+    prepare(out, scale=0.05)
+    return out

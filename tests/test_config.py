@@ -148,7 +148,7 @@ def test_distance_key_changes_the_loss(default_loss, name, key, value):
 
 
 def test_every_distance_has_its_own_loss(default_loss):
-    assert len({round(loss, 3) for loss in default_loss.values()}) == 4
+    assert np.diff(sorted(default_loss.values())).min() > 1e-3
 
 
 @pytest.mark.parametrize(("key", "value"), RECIPE_VALUES.items())
@@ -159,7 +159,8 @@ def test_recipe_key_changes_the_loss(default_loss, name, key, value):
 
 def test_every_normalization_has_its_own_loss():
     names = ("none", "zscore", "mean", "minmax")
-    assert len({round(contrastive("euclidean", normalization=name), 3) for name in names}) == 4
+    found = sorted(contrastive("euclidean", normalization=name, temperature=0.3) for name in names)
+    assert np.diff(found).min() > 1e-2
 
 
 def test_defaults_of_the_open_points():

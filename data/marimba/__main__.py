@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from data.marimba.prepare import ROOT, prepare
+from data.marimba.prepare import ROOT, SEED, prepare
 
 
 def main() -> int:
@@ -13,7 +13,7 @@ def main() -> int:
     parser.add_argument(
         "--out", default=ROOT, help="folder for world/ (media, features) and store/ (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the number of clips (default: %(default)s)"
     )

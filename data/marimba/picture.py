@@ -8,7 +8,7 @@ from data.marimba.score import CLIP_S, NOTES, Clip, ghosts
 
 FRAME_RATE_HZ = 20
 HEIGHT, WIDTH = 64, 96
-GLOW_DECAY_S = 0.14
+GLOW_DECAY_S = 0.25
 SEEN_HUES = ((0.02, 0.14), (0.30, 0.45), (0.55, 0.68))
 UNSEEN_HUES = ((0.18, 0.26), (0.75, 0.92))
 
@@ -76,6 +76,8 @@ def _lighting(rng: np.random.Generator) -> np.ndarray:
 
 def _noise(rng: np.random.Generator, num_frames: int) -> np.ndarray:
     """(time, H, W, 1) sensor noise: one drawn field, read at another place in every frame."""
-    field = rng.normal(0, rng.uniform(3, 20), (2 * HEIGHT, 2 * WIDTH)).astype(np.float32)
+    field = rng.normal(0, rng.uniform(2, 14), (2 * HEIGHT, 2 * WIDTH)).astype(np.float32)
     tops, lefts = rng.integers(0, HEIGHT, num_frames), rng.integers(0, WIDTH, num_frames)
-    return np.stack([field[t : t + HEIGHT, l : l + WIDTH] for t, l in zip(tops, lefts, strict=True)])[..., None]
+    return np.stack([field[top : top + HEIGHT, left : left + WIDTH] for top, left in zip(tops, lefts, strict=True)])[
+        ..., None
+    ]

@@ -13,7 +13,7 @@ NUM_STROKES = 12
 UNIT_S = (0.068, 0.088)  # shortest time unit of a rhythm, drawn per melody
 UNIT_UNSEEN_S = ((0.055, 0.062), (0.094, 0.1))
 NUM_EXCHANGES = 1
-MAX_GHOSTS = 10
+MAX_GHOSTS = 6
 MAX_LAG_S = 0.5
 SPEEDS = (0.8, 1.25)
 

@@ -4,13 +4,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from scav_jax.distances import ground
-from scav_jax.shapes import Distances, Masks, Sequence, Sequences
+from scav_jax.distances.ground import XMasks, XSequence, XSequences, YMasks, YSequence, YSequences
+from scav_jax.shapes import Distances
 
 OPTIONS: dict = {}
 
 
-def pair(x: Sequence, x_mask: Bool[Array, " n"], y: Sequence, y_mask: Bool[Array, " m"]) -> Float[Array, ""]:
-    """1 - cos of the means over valid positions; 1 where a mean is zero (paper, section III, "aggregate")."""
+def pair(x: XSequence, x_mask: Bool[Array, " n"], y: YSequence, y_mask: Bool[Array, " m"]) -> Float[Array, ""]:
+    """1 - cos of the means over valid positions; 1 where a mean is zero (the paper's CAV)."""
     x_mean = jnp.sum(jnp.where(x_mask[:, None], x, 0), axis=0) / jnp.sum(x_mask)
     y_mean = jnp.sum(jnp.where(y_mask[:, None], y, 0), axis=0) / jnp.sum(y_mask)
     return 1 - jnp.sum(ground.unit_norm(x_mean) * ground.unit_norm(y_mean))
@@ -21,7 +22,7 @@ def check_options() -> None:
 
 
 def prepare(
-    x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, *, precision: str
+    x: XSequences, x_mask: XMasks | None, y: YSequences, y_mask: YMasks | None, *, precision: str
 ) -> tuple[Float[Array, "Bx d"], Float[Array, "By d"]]:
     """Once a clip: the direction of its mean."""
     return _direction(x, x_mask), _direction(y, y_mask)

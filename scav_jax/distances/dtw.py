@@ -1,6 +1,7 @@
 """Soft-DTW (Cuturi and Blondel, ICML 2017) and hard DTW, its limit at gamma = 0.
 
-Paper, section II-B. Our choices: division by the valid n + m, and the debiased divergence (Blondel et al., AISTATS 2021).
+Our choices, where the paper leaves it open: division by the valid n + m, and the debiased divergence (Blondel et al.,
+AISTATS 2021).
 """
 
 from functools import partial
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from scav_jax.distances import ground
+from scav_jax.distances.ground import XMasks, XSequence, XSequences, YMasks, YSequence, YSequences
 from scav_jax.distances.options import check_at_least, check_bool, check_choice
-from scav_jax.shapes import Distances, Masks, Sequence, Sequences
+from scav_jax.shapes import Distances
 
 OPTIONS: dict = {"gamma": 0.1, "cost": "sqeuclidean", "normalize": True, "debiased": False}
 
@@ -20,7 +22,7 @@ BIG = 1e30
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
-def softmin(a: Float[Array, "..."], b: Float[Array, "..."], c: Float[Array, "..."], gamma: float):
+def softmin(a: Float[Array, "..."], b: Float[Array, "..."], c: Float[Array, "..."], gamma: float | int):
     """-gamma log sum exp(-v / gamma) of three arrays; the minimum at gamma = 0, whose gradient ties share.
 
     Its derivative keeps the probabilities of the forward pass: rebuilt from the results they would cancel in float32.
@@ -41,17 +43,18 @@ def _softmin(a, b, c, gamma):
 
 @softmin.defjvp
 def _softmin_jvp(gamma, primals, tangents):
-    value, weights = _softmin(*primals, gamma)
+    a, b, c = primals
+    value, weights = _softmin(a, b, c, gamma)
     return value, sum(w * t for w, t in zip(weights, tangents, strict=True))
 
 
 def pair(
-    x: Sequence,
+    x: XSequence,
     x_mask: Bool[Array, " n"],
-    y: Sequence,
+    y: YSequence,
     y_mask: Bool[Array, " m"],
     *,
-    gamma: float,
+    gamma: float | int,
     cost: str,
     normalize: bool,
     debiased: bool,
@@ -95,7 +98,7 @@ def can_be_negative(*, gamma, cost, normalize, debiased) -> bool:
     return gamma > 0 and not debiased
 
 
-def prepare(x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, **options) -> tuple[dict, dict]:
+def prepare(x: XSequences, x_mask: XMasks | None, y: YSequences, y_mask: YMasks | None, **options) -> tuple[dict, dict]:
     """What the pairs need of each clip: its frames and valid length (absent where all clips are full)."""
     return _clips(x, x_mask), _clips(y, y_mask)
 
@@ -121,7 +124,7 @@ def block(x: dict, y: dict, *, gamma, cost, normalize, debiased, precision: str)
     corner = None
     if "length" in x:
         x_length, y_length = x["length"][:, None], y["length"][None, :]
-        corner = tuple(jnp.broadcast_to(side, (x_clips, y_clips)).ravel() for side in (x_length, y_length))
+        corner = jnp.repeat(x["length"], y_clips), jnp.tile(y["length"], x_clips)
     values = soft_dtw(costs.reshape(-1, n, m), corner, gamma).reshape(x_clips, y_clips)
     if debiased:
         values -= (x["self"][:, None] + y["self"][None, :]) / 2
@@ -129,12 +132,13 @@ def block(x: dict, y: dict, *, gamma, cost, normalize, debiased, precision: str)
 
 
 def soft_dtw(
-    costs: Float[Array, "P n m"], corner: tuple[Int[Array, " P"], Int[Array, " P"]] | None, gamma: float
+    costs: Float[Array, "P n m"], corner: tuple[Int[Array, " P"], Int[Array, " P"]] | None, gamma: float | int
 ) -> Float[Array, " P"]:
     """Soft-DTW of P cost tables, n <= m, read at `corner` = (valid n, valid m), None = (n, m).
 
-    One scan over anti-diagonals, whose cells depend on the two before only; its lanes are the pairs. Each is carried relative to its
-    minimum: the soft minimum then compares small numbers, and its probabilities keep float32's digits at small gamma.
+    One scan over anti-diagonals, whose cells depend on the two before only; its lanes are the pairs. Each is
+    carried relative to its minimum: the soft minimum then compares small numbers, and its probabilities keep float32's
+    digits at small gamma.
     """
     _, n, m = costs.shape
     # Row i moves i to the right: pad the rows by n, flatten, and read rows one shorter. No gather.

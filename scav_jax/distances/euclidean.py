@@ -1,22 +1,23 @@
 """Interpolated Euclidean distance: resample one sequence to the other's length, then average over positions.
 
-Paper, section II-B: visual to audio, mean squared distance per position. Our choices: half-pixel centres (as image
+Paper: visual to audio, mean squared distance per position. Our choices: half-pixel centres (as image
 resizing without corner alignment), edges clamped, both over the valid length; `squared=False`; a common length.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from scav_jax.distances import ground
+from scav_jax.distances.ground import XMasks, XSequence, XSequences, YMasks, YSequence, YSequences
 from scav_jax.distances.options import check_bool, check_count
-from scav_jax.shapes import Distances, Masks, Sequence, Sequences
+from scav_jax.shapes import Distances
 
 OPTIONS: dict = {"resample": "x_to_y", "squared": True}
 
 
 def interpolation_weights(
-    source_length: Float[Array, ""] | float, target_length: Float[Array, ""] | float, target: int, source: int, dtype
+    source_length: Int[Array, ""] | int, target_length: Int[Array, ""] | int, target: int, source: int, dtype
 ) -> Float[Array, "target source"]:
     """W, so that W @ frames resamples the first `source_length` rows to the first `target_length` of `target` rows.
 
@@ -29,9 +30,9 @@ def interpolation_weights(
 
 
 def pair(
-    x: Sequence,
+    x: XSequence,
     x_mask: Bool[Array, " n"],
-    y: Sequence,
+    y: YSequence,
     y_mask: Bool[Array, " m"],
     *,
     resample: str | int,
@@ -62,7 +63,7 @@ def check_options(*, resample, squared) -> None:
 
 
 def prepare(
-    x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, *, resample, squared, precision: str
+    x: XSequences, x_mask: XMasks | None, y: YSequences, y_mask: YMasks | None, *, resample, squared, precision: str
 ) -> tuple[dict, dict]:
     """What the pairs need of each clip, computed once a clip. Three forms, which `block` tells apart by their keys.
 

@@ -5,9 +5,17 @@ Every guard here names the failure it prevents.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from scav_jax.shapes import Sequence, Sequences
+from scav_jax.shapes import Sequences
+
+# The two sides of a comparison, whose axes differ: x is (Bx, n, d), y is (By, m, d).
+XSequences = Float[Array, "Bx n d"]
+YSequences = Float[Array, "By m d"]
+XMasks = Bool[Array, "Bx n"]
+YMasks = Bool[Array, "By m"]
+XSequence = Float[Array, "n d"]
+YSequence = Float[Array, "m d"]
 
 COSTS = ("sqeuclidean", "euclidean", "cosine")
 PRECISIONS = ("float32", "bfloat16")
@@ -56,7 +64,7 @@ def product(subscripts: str, x: Float[Array, "..."], y: Float[Array, "..."], pre
     return jnp.einsum(subscripts, x, y, precision="highest", preferred_element_type=result_type)
 
 
-def cost_matrix(x: Sequence, y: Sequence, cost: str) -> Float[Array, "n m"]:
+def cost_matrix(x: XSequence, y: YSequence, cost: str) -> Float[Array, "n m"]:
     """The definition: ground cost of every frame of x (n, d) to every step of y (m, d), from their difference.
 
     "cosine" is 1 - cos, and 1 where a vector is zero.
@@ -67,7 +75,7 @@ def cost_matrix(x: Sequence, y: Sequence, cost: str) -> Float[Array, "n m"]:
     return sq_costs if cost == "sqeuclidean" else safe_sqrt(sq_costs)
 
 
-def cost_block(x: Sequences, y: Sequences, cost: str, precision: str) -> Float[Array, "Bx By n m"]:
+def cost_block(x: XSequences, y: YSequences, cost: str, precision: str) -> Float[Array, "Bx By n m"]:
     """Ground costs of all pairs of clips by one matrix product: x (Bx, n, d), y (By, m, d)."""
     x, y = _operands(x, cost, precision), _operands(y, cost, precision)
     gram = product("ind,jmd->ijnm", x, y, precision)

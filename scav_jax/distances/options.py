@@ -15,7 +15,7 @@ def check_bool(option: str, value: Any) -> None:
         raise ValueError(f"{option}: expected True or False, got {value!r}")
 
 
-def check_at_least(option: str, value: Any, minimum: float, *, exclusive: bool = False) -> None:
+def check_at_least(option: str, value: Any, minimum: int, *, exclusive: bool = False) -> None:
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not (value > minimum if exclusive else value >= minimum):
         raise ValueError(f"{option}: expected a number {'>' if exclusive else '>='} {minimum}, got {value!r}")

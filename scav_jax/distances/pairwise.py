@@ -1,12 +1,12 @@
 """All-pairs distances: the registry, the checks of inputs and options, and the one tiling that every distance shares.
 
-A distance is one module with: OPTIONS (defaults), check_options, pair (the definition, of one pair; two vmaps of it are
-implementation="reference"), prepare (what pairs need of each clip, once a clip), block (all pairs of prepared clips) and
-values_per_pair (numbers a block holds for each pair); and, where it applies, self_distance and can_be_negative.
+A distance is one module with: OPTIONS (defaults), check_options, pair (the definition, of one pair; two vmaps of it
+are implementation="reference"), prepare (what pairs need of each clip, once a clip), block (all pairs of prepared
+clips) and values_per_pair (numbers a block holds for each pair); and, where it applies, self_distance, can_be_negative.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from scav_jax.distances import cosine, dtw, euclidean, ground, wasserstein
+from scav_jax.distances.ground import XMasks, XSequences, YMasks, YSequences
 from scav_jax.distances.options import check_bool, check_choice, check_count
-from scav_jax.shapes import Distances, Masks, Sequences, check_mask, full_mask
+from scav_jax.shapes import Distances, check_mask, full_mask
 
 DISTANCES: dict[str, ModuleType] = {
     "euclidean": euclidean,
@@ -37,8 +38,8 @@ def option_names(name: str) -> tuple[str, ...]:
     return (*COMMON_OPTIONS, *_module(name).OPTIONS)
 
 
-def options(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `pairwise(name, ...)` out of a flat config section that serves every distance.
+def options(name: str, section) -> dict[str, Any]:
+    """The keyword arguments of `pairwise(name, ...)` out of a flat config section (a mapping) for all distances.
 
     Takes what `name` knows and leaves out what only other distances know; a key that none knows is a ValueError.
     tile_size 0 stands for None, and a number of positions may come as text ("32"): flags and configs hold one type.
@@ -62,10 +63,10 @@ def can_be_negative(name: str, **options) -> bool:
 
 def pairwise(
     name: str,
-    x: Sequences,
-    y: Sequences,
-    x_mask: Masks | None = None,
-    y_mask: Masks | None = None,
+    x: XSequences,
+    y: YSequences,
+    x_mask: XMasks | None = None,
+    y_mask: YMasks | None = None,
     *,
     tile_size: int | None = None,
     **options,
@@ -96,15 +97,15 @@ def pairwise(
 
 
 def marginal_error(
-    x: Sequences,
-    y: Sequences,
-    x_mask: Masks | None = None,
-    y_mask: Masks | None = None,
+    x: XSequences,
+    y: YSequences,
+    x_mask: XMasks | None = None,
+    y_mask: YMasks | None = None,
     *,
     tile_size: int | None = None,
     **options,
 ) -> Float[Array, ""]:
-    """The worst of all pairs' marginal errors (L1, 0..2) of pairwise("wasserstein", ...) called with the same arguments.
+    """The worst of all pairs' marginal errors (L1, 0..2) of pairwise("wasserstein", ...) with the same arguments.
 
     Near 0 the plans have converged; a large one asks for more iterations or a larger epsilon.
     """

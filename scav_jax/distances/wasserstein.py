@@ -1,8 +1,9 @@
 """Entropic Wasserstein distance by Sinkhorn iterations: frames transport to steps with uniform weights.
 
-Paper, section II-B. Our choices: the position coordinate, which lets transport see order; the debiased Sinkhorn
-divergence (Feydy et al., AISTATS 2019); the dual value after a fixed number of updates. The dual rises to <P, C> +
-epsilon KL(P | a x b) and equals it at convergence; the gradient is that of <P, C> with the last plan P held fixed.
+Our choices, where the paper leaves it open: the position coordinate, which lets transport see order; the debiased
+Sinkhorn divergence (Feydy et al., AISTATS 2019); the dual value after a fixed number of updates. The dual rises to
+<P, C> + epsilon KL(P | a x b) and equals it at convergence; the gradient is that of <P, C> with the last plan P held
+fixed.
 """
 
 import math
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from scav_jax.distances import ground
+from scav_jax.distances.ground import XMasks, XSequence, XSequences, YMasks, YSequence, YSequences
 from scav_jax.distances.options import check_at_least, check_bool, check_choice, check_count
-from scav_jax.shapes import Distances, Masks, Sequence, Sequences
+from scav_jax.shapes import Distances
 
 OPTIONS: dict = {
     "epsilon": 0.1,
@@ -27,15 +29,15 @@ OPTIONS: dict = {
 
 
 def pair(
-    x: Sequence,
+    x: XSequence,
     x_mask: Bool[Array, " n"],
-    y: Sequence,
+    y: YSequence,
     y_mask: Bool[Array, " m"],
     *,
-    epsilon: float,
+    epsilon: float | int,
     num_iterations: int,
     cost: str,
-    position_weight: float,
+    position_weight: float | int,
     debiased: bool,
     solver: str,
 ) -> Float[Array, ""]:
@@ -78,7 +80,7 @@ def _log_domain_potentials(costs, log_a, log_b, epsilon, num_iterations):
 
 
 def _ott_potentials(costs, log_a, log_b, epsilon, num_iterations):
-    """The same by ott-jax, whose potentials hold epsilon log a and epsilon log b; infinite ones, of padding, become 0."""
+    """The same by ott-jax, whose potentials hold epsilon log a and epsilon log b; those of padding become 0."""
     try:
         from ott.geometry.geometry import Geometry
         from ott.problems.linear.linear_problem import LinearProblem
@@ -123,7 +125,7 @@ def can_be_negative(*, debiased, **_) -> bool:
 
 
 def prepare(
-    x: Sequences, x_mask: Masks | None, y: Sequences, y_mask: Masks | None, *, position_weight, **_
+    x: XSequences, x_mask: XMasks | None, y: YSequences, y_mask: YMasks | None, *, position_weight, **_
 ) -> tuple[dict, dict]:
     """What the pairs need of each clip: its frames and their weights, 1 / valid length or 0."""
     return _clips(x, x_mask, position_weight), _clips(y, y_mask, position_weight)
@@ -157,7 +159,8 @@ def block(
 def marginal_error_block(x: dict, y: dict, *, epsilon, num_iterations, cost, solver, precision: str, **_) -> Distances:
     """Of each pair, the L1 distance of the plan's y-marginal from its weights (0..2); x's is exact after f's update."""
     costs, a, b = _problems(x, y, cost, precision)
-    plan = _plan(costs, a, b, *_potentials(costs, a, b, epsilon, num_iterations, solver), epsilon)
+    f, g = _potentials(costs, a, b, epsilon, num_iterations, solver)
+    plan = _plan(costs, a, b, f, g, epsilon)
     errors = jnp.sum(jnp.abs(jnp.sum(plan, axis=1) - b), axis=1)
     return errors.reshape(len(x["frames"]), len(y["frames"]))
 
@@ -176,7 +179,7 @@ def transport(
     costs: Float[Array, "P n m"],
     a: Float[Array, "P n"],
     b: Float[Array, "P m"],
-    epsilon: float,
+    epsilon: float | int,
     num_iterations: int,
     solver: str,
 ) -> Float[Array, " P"]:

@@ -143,7 +143,7 @@ def write_clip(
     try:
         # bitexact: no version strings or dates, which would make equal clips differ
         with av.open(partial, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            video = container.add_stream("libx264", rate=frame_rate_hz, options={"preset": "ultrafast", "crf": "20"})
+            video = container.add_stream("libx264", rate=frame_rate_hz, options={"preset": "ultrafast", "crf": "26"})
             video.height, video.width = frames.shape[1:3]
             video.pix_fmt = "yuv420p"
             video.gop_size = frame_rate_hz

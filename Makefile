@@ -1,0 +1,48 @@
+# PYTHON=python3.12 make ... picks the interpreter; everything is installed into .venv and nothing outside the clone is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 1
+
+.PHONY: help demo install test test-heavy bench clean
+
+help:
+	@echo "make demo [SEEDS=3]   render, extract, train CAV and SCAV, evaluate, report to runs/demo/report.html"
+	@echo "make install          .venv with all that demo, test and bench need"
+	@echo "make test             lint, types and tests, at most 15 minutes on two cores"
+	@echo "make test-heavy       the tests that take longer"
+	@echo "make bench            the benchmark tables of benchmarks/"
+	@echo "make clean            delete .venv, runs/ and the rendered data"
+
+demo: $(VENV)/.media
+	@$(BIN)/python demo.py --seeds=$(SEEDS)
+
+install: $(VENV)/.bench $(VENV)/.test
+
+test: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not heavy"
+
+test-heavy: $(VENV)/.test
+	$(BIN)/python -m pytest -m heavy
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.grid
+
+clean:
+	rm -rf $(VENV) runs data/marimba/world data/marimba/store
+
+# One stamp an extra of pyproject.toml: installed again when that file changes.
+$(VENV)/.%: pyproject.toml | $(BIN)/python
+	@echo "installing scav-jax[$*] into $(VENV) for $$($(BIN)/python -V) (about 1.3 GB, 1 to 3 minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: scav-jax needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); try PYTHON=python3.12 make $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,122 @@
+"""The whole method at once: renders marimba clips, trains CAV and SCAV on them, evaluates, reports.
+
+python demo.py [--seeds=3 --steps=500]     (make demo [SEEDS=3] installs what it needs first)
+
+Stops and goes on at will: what is done is not done again. The commands it runs are printed; each works on its own.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from configs import marimba as demo_config
+from data.marimba.prepare import STORE
+from scav_jax.metrics import bootstrap_interval
+from scav_jax.report import pool_seeds, summary_rows, terminal_table, write_report
+
+ROOT = Path("runs/demo")
+METHODS = ("cav", "euclidean", "dtw", "wasserstein")
+# Seconds on two cores of a 2026 server: the first guess of the time left, corrected by how the stages really go.
+SECONDS = {"data": 90, "cav": 40, "euclidean": 40, "dtw": 60, "wasserstein": 80, "eval": 20, "report": 20}
+
+
+class Stages:
+    """Announces each stage, and how long it and all that follow will take."""
+
+    def __init__(self, planned: list[tuple[str, float]]):
+        self._planned, self._done, self._expected = planned, 0, 0.0
+        self._start = time.monotonic()
+
+    def run(self, command: list[str]) -> None:
+        (what, seconds), rest = self._planned[self._done], sum(s for _, s in self._planned[self._done :])
+        pace = (time.monotonic() - self._start) / self._expected if self._expected else 1.0
+        left = f"about {seconds * pace:.0f} s, all the rest about {rest * pace / 60:.1f} min"
+        print(f"\n[{self._done + 1}/{len(self._planned)}] {what}: {left}\n$ {shlex.join(command)}", flush=True)
+        finished = subprocess.run([sys.executable, *command[1:]], check=False)
+        if finished.returncode:
+            raise SystemExit(finished.returncode)
+        self._done, self._expected = self._done + 1, self._expected + seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each method, from seed 0 (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=demo_config.get_config().steps, help="of a run (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error("--seeds: expected at least 1")
+    seeds = range(options.seeds)
+    runs = {(method, seed): ROOT / f"{method}-seed{seed}" for seed in seeds for method in METHODS}
+    todo = {key: run for key, run in runs.items() if not _is_evaluated(run, options.steps)}
+
+    planned = [] if Path(STORE).exists() else [("render, extract, pack", SECONDS["data"])]
+    for method, seed in todo:
+        planned.append((f"train {method}, seed {seed}", SECONDS[method]))
+        planned.append((f"evaluate {method}, seed {seed}", SECONDS["eval"]))
+    minutes = (sum(seconds for _, seconds in planned) + SECONDS["report"]) / 60
+    packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "orbax-checkpoint", "av"))
+    print(f"Python {platform.python_version()} ({sys.executable})\n{packages}")
+    print(f"about {minutes:.0f} minutes on two cores, 1 GB in data/marimba and {ROOT}", flush=True)
+
+    stages = Stages(planned)
+    if not Path(STORE).exists():
+        stages.run(["python", "-m", "data.marimba"])
+    for (method, seed), run in todo.items():
+        overrides = _overrides(method, seed, options.steps)
+        stages.run(["python", "train.py", "--config=configs/marimba.py", f"--workdir={run}", *overrides])
+        stages.run(["python", "eval.py", f"--workdir={run}", "--noreport"])
+
+    print("\nwriting the report", flush=True)
+    folders = list(runs.values())
+    intervals = pooled_intervals(folders)
+    write_report(
+        folders,
+        ROOT / "report.html",
+        title="Marimba: what contrasting sequences finds",
+        pooled=intervals,
+        summary=ROOT / "summary.json",
+    )
+    print(terminal_table(pool_seeds(summary_rows(folders), intervals)))
+    print((ROOT / "report.html").resolve())
+
+
+def pooled_intervals(runs: list[Path]) -> dict[tuple[str, ...], tuple[float, float]]:
+    """R@1's interval in percent over groups of related clips and over seeds, by (method, trained_with, ranking)."""
+    hits: dict[tuple[str, ...], list[np.ndarray]] = {}
+    groups: dict[str, np.ndarray] = {}
+    for run in runs:
+        protocol = json.loads((run / "eval" / "metrics.json").read_text())["protocol"]
+        with np.load(run / "eval" / "ranks.npz") as stored:
+            for name in set(stored.files) - {"ids", "groups", "subsets"}:
+                ranking = json.loads(name)
+                if ranking["k"] is None:
+                    cell = (ranking["mode"], ranking["distance"], ranking["direction"], ranking["subset"])
+                    key = (protocol["method"], protocol["trained_with"], *cell)
+                    hits.setdefault(key, []).append(100.0 * (stored[name] == 1))
+                    members = slice(None) if ranking["subset"] == "all" else stored["subsets"] == ranking["subset"]
+                    groups[ranking["subset"]] = stored["groups"][members]
+    return {key: bootstrap_interval(np.stack(found), groups[key[-1]]) for key, found in hits.items()}
+
+
+def _overrides(method: str, seed: int, steps: int) -> list[str]:
+    chosen = "--config.method=cav" if method == "cav" else f"--config.distance.name={method}"
+    return [chosen, f"--config.seed={seed}", f"--config.steps={steps}"]
+
+
+def _is_evaluated(run: Path, steps: int) -> bool:
+    metrics = run / "eval" / "metrics.json"
+    return metrics.exists() and json.loads(metrics.read_text())["protocol"]["step"] == steps
+
+
+if __name__ == "__main__":
+    main()

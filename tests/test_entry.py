@@ -1,0 +1,174 @@
+"""train.py, eval.py and `python -m data.own` as users start them: what they write, say and leave alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CONFIGS = sorted(path.stem for path in Path("configs").glob("[!_]*.py"))
+SMALL_TOWERS = [
+    f"--config.model.{tower}.{key}={value}"
+    for tower in ("visual", "audio")
+    for key, value in dict(width=16, mlp_width=16, ffn_width=16, num_heads=2, num_layers=1).items()
+]
+MODES = {("aggregate", "cosine", None), ("sequence", "euclidean", None), ("hybrid", "euclidean", 10)}
+SUBSETS = {"all", "order", "timing", "semantic", "lag", "drift", "unseen", "static"}
+
+
+def train(shell, store, workdir, *overrides, config="marimba"):
+    small = ["--config.steps=2", "--config.batch_size=8", f"--config.data.store={store}", *SMALL_TOWERS]
+    return shell("train.py", f"--config=configs/{config}.py", f"--workdir={workdir}", *small, *overrides)
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def scav(shell, marimba, tmp_path_factory):
+    """A trained and evaluated run: (workdir, train.py's process, eval.py's process)."""
+    workdir = tmp_path_factory.mktemp("runs") / "scav"
+    trained = train(shell, marimba / "store", workdir, "--config.steps=5", "--config.log_every_steps=2")
+    return workdir, trained, shell("eval.py", f"--workdir={workdir}", "--k=10")
+
+
+@pytest.fixture(scope="module")
+def metrics(scav):
+    return json.loads((scav[0] / "eval" / "metrics.json").read_text())
+
+
+def test_train_and_eval_say_what_they_do_and_nothing_else(scav):
+    _, trained, evaluated = scav
+    assert trained.returncode == evaluated.returncode == 0, trained.stderr + evaluated.stderr
+    assert evaluated.stderr == ""
+    announced, *evaluations = trained.stdout.splitlines()
+    assert "SCAV euclidean, 5 steps of 8 clips, seed 0" in announced
+    assert all(" R@1 v2a " in line for line in evaluations)
+    bar = trained.stderr.replace("\r", "\n").split("\n")
+    assert all(line.strip() == "" or line.startswith("scav: ") for line in bar), trained.stderr
+    # 5/5 [elapsed<left, rate
+    assert any("5/5 [" in line and "<00:00," in line and ("step/s" in line or "s/step" in line) for line in bar)
+
+
+def test_metrics_rows_are_losses_or_evaluations(scav):
+    found = rows(scav[0])
+    assert [row["step"] for row in found if "loss" in row] == [1, 2, 4, 5]
+    evaluations = [row for row in found if "loss" not in row]
+    assert [row["step"] for row in evaluations] == [2, 4, 5]
+    for row in evaluations:
+        assert {key for key in row if not key.startswith("eval_")} == {"step"}
+        assert 0 <= row["eval_v2a_R@1"] <= row["eval_v2a_R@10"] <= 100
+    assert all(np.isfinite(list(row.values())).all() for row in found)
+    assert any(float(np.float16(row["loss"])) != row["loss"] for row in found if "loss" in row)
+
+
+def test_metrics_json_has_every_mode_direction_and_subset(metrics):
+    found = [(row["mode"], row["distance"], row["k"], row["direction"], row["subset"]) for row in metrics["results"]]
+    assert len(set(found)) == len(found)
+    assert set(found) == {
+        (*mode, direction, subset) for mode in MODES for direction in ("v2a", "a2v") for subset in SUBSETS
+    }
+    for row in metrics["results"]:
+        assert 0 <= row["R@1_low"] <= row["R@1"] <= row["R@1_high"] <= 100
+        assert row["R@1"] <= row["R@5"] <= row["R@10"]
+        assert row["MedR"] >= 1
+        assert 0 < row["MRR"] <= 1
+
+
+def test_protocol_says_what_was_ranked(metrics, marimba):
+    ledger = json.loads((marimba / "store" / "ledger.json").read_text())
+    protocol = metrics["protocol"]
+    expected = dict(dataset="marimba", split="test", method="scav", trained_with="euclidean", seed=0, step=5)
+    assert {key: protocol[key] for key in expected} == expected
+    assert protocol["gallery_size"] == ledger["splits"]["test"]
+    assert protocol["ids_sha256"] == ledger["ids_sha256"]["test"]
+    assert "tie" in protocol["tie_rule"]
+    assert protocol["subsets"].keys() == SUBSETS
+    assert protocol["subsets"]["order"]["group_size"] == 8
+
+
+def test_report_is_written(scav):
+    workdir, _, evaluated = scav
+    report = workdir / "eval" / "report.html"
+    assert evaluated.stdout.splitlines()[-1] == f"report: {report.resolve()}"
+    assert "<html" in report.read_text()
+
+
+def test_a_complete_run_is_left_alone(shell, marimba, scav):
+    workdir, _, _ = scav
+    before = snapshot(workdir)
+    again = train(shell, marimba / "store", workdir, "--config.steps=5", "--config.log_every_steps=2")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == f"{workdir} is complete at step 5"
+    assert snapshot(workdir) == before
+
+
+def test_another_config_is_refused_with_what_differs(shell, marimba, scav):
+    workdir, _, _ = scav
+    before = snapshot(workdir)
+    refused = train(shell, marimba / "store", workdir, "--config.seed=3", "--config.distance.name=dtw")
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("error: ")
+    for change in ('distance.name: "euclidean" -> "dtw"', "seed: 0 -> 3", "steps: 5 -> 2"):
+        assert change in line
+    assert snapshot(workdir) == before
+
+
+RUNS = [
+    ("marimba", ["--config.method=cav"]),
+    ("marimba", ["--config.distance.name=dtw"]),
+    ("marimba", ["--config.distance.name=wasserstein", "--config.distance.num_iterations=5"]),
+    *((config, []) for config in CONFIGS if config != "marimba"),
+]
+
+
+@pytest.mark.parametrize(("config", "overrides"), RUNS)
+def test_every_config_method_and_distance_runs(shell, marimba, scav, tmp_path, config, overrides):
+    run = tmp_path / "run"
+    trained = train(shell, marimba / "store", run, *overrides, config=config)
+    assert trained.returncode == 0, trained.stderr
+    assert [row["step"] for row in rows(run) if "loss" in row] == [1, 2]
+    evaluated = shell("eval.py", f"--workdir={run}", "--k=10", f"--compare={scav[0]}", "--noreport")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert evaluated.stderr == ""
+    kept = json.loads((run / "config.json").read_text())
+    trained_with = "cosine" if kept["method"] == "cav" else kept["distance"]["name"]
+    written = json.loads((run / "eval" / "metrics.json").read_text())
+    assert written["protocol"]["trained_with"] == trained_with
+    assert {row["distance"] for row in written["results"]} == {"cosine", kept["distance"]["name"]}
+    assert "SCAV Euclidean" in evaluated.stdout  # the run compared with
+
+
+@pytest.mark.parametrize("layout", ["npz", "npy"])
+def test_own_features_in_three_commands(shell, tmp_path, rng, layout):
+    """The commands of data/own/README.md, on random features without rates or splits."""
+    features = tmp_path / "features"
+    for folder in (features, features / "visual", features / "audio"):
+        folder.mkdir()
+    for clip in range(60):
+        visual, audio = rng.normal(size=(rng.integers(4, 9), 6)), rng.normal(size=(12, 5))
+        if layout == "npz":
+            np.savez(features / f"clip{clip}.npz", visual=visual, audio=audio)
+        else:
+            np.save(features / "visual" / f"clip{clip}.npy", visual)
+            np.save(features / "audio" / f"clip{clip}.npy", audio)
+    where = (
+        [f"--features={features}"] if layout == "npz" else [f"--visual={features}/visual", f"--audio={features}/audio"]
+    )
+    packed = shell("-m", "data.own", *where, f"--out={tmp_path / 'store'}")
+    assert packed.returncode == 0, packed.stderr
+    trained = train(shell, tmp_path / "store", tmp_path / "run", config="base")
+    assert trained.returncode == 0, trained.stderr
+    evaluated = shell("eval.py", f"--workdir={tmp_path / 'run'}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    written = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
+    assert written["protocol"]["dataset"] == "own"
+    assert {row["subset"] for row in written["results"]} == {"all"}
+    assert {row["k"] for row in written["results"]} == {None, 10, 50}
+    assert (tmp_path / "run" / "eval" / "report.html").is_file()

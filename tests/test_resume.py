@@ -1,0 +1,128 @@
+"""A run killed at any moment and started again ends as the run left alone: the same parameters, bit for bit."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from scav_jax import config as configs
+from scav_jax import training
+from scav_jax.checkpoint import Checkpoints
+
+STEPS = 24
+OPTIONS = [
+    "--config=configs/marimba.py",
+    f"--config.steps={STEPS}",
+    "--config.batch_size=8",
+    "--config.log_every_steps=1",
+    "--config.checkpoint.every_fraction=0.2",  # every 5 steps
+    "--config.eval.every_fraction=0.25",
+    *(f"--config.model.{tower}.num_layers=1" for tower in ("visual", "audio")),
+]
+
+
+@pytest.fixture(scope="module")
+def start(shell_environment, marimba):
+    """start(workdir) begins train.py there, in a process group of its own."""
+
+    def begin(workdir):
+        command = [sys.executable, "train.py", *OPTIONS, f"--config.data.store={marimba / 'store'}"]
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}"],
+            cwd=REPOSITORY,
+            env=shell_environment,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return begin
+
+
+def kill(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def losses(workdir):
+    """The training rows; `steps_per_s` is the clock's."""
+    if not (workdir / "metrics.jsonl").exists():
+        return []
+    lines = (workdir / "metrics.jsonl").read_text().split("\n")[:-1]
+    found = [row for row in map(json.loads, lines) if "loss" in row]
+    return [{key: value for key, value in row.items() if key != "steps_per_s"} for row in found]
+
+
+def final_state(workdir):
+    config = configs.load(workdir / "config.json")
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    assert checkpoints.latest_step == STEPS
+    state, position = checkpoints.restore(jax.eval_shape(lambda: training.init(config)))
+    checkpoints.close()
+    return jax.tree.map(np.asarray, state), position
+
+
+def assert_same_run(workdir, other):
+    (state, position), (twin, twin_position) = final_state(workdir), final_state(other)
+    jax.tree.map(np.testing.assert_array_equal, state, twin)
+    assert position == twin_position
+    assert losses(workdir) == losses(other)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory):
+    """The run that nobody killed."""
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finish(start(workdir))
+    assert [row["step"] for row in losses(workdir)] == list(range(1, STEPS + 1))
+    return workdir
+
+
+def test_a_run_killed_between_checkpoints_ends_as_the_one_left_alone(start, undisturbed, tmp_path):
+    workdir = tmp_path / "killed"
+    process = start(workdir)
+    deadline = time.monotonic() + 300
+    while len(losses(workdir)) < 7:  # the checkpoint of step 5 is complete
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    kill(process)
+    reached = len(losses(workdir))
+    assert reached < STEPS
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99')  # a row that the kill cut short
+    out = finish(start(workdir))
+    resumed_at = int(re.search(r"resuming .* at step (\d+)", out)[1])
+    assert resumed_at in range(5, reached + 1, 5)
+    assert_same_run(workdir, undisturbed)
+
+
+@pytest.mark.heavy
+def test_a_run_killed_ten_times_at_random_ends_as_the_one_left_alone(start, undisturbed, tmp_path, rng):
+    workdir = tmp_path / "killed"
+    began = time.monotonic()
+    finish(start(tmp_path / "timed"))
+    lasts_s = time.monotonic() - began
+    for _ in range(10):
+        process = start(workdir)
+        try:
+            process.communicate(timeout=rng.uniform(0.1, 1.0) * lasts_s)
+        except subprocess.TimeoutExpired:
+            kill(process)
+    finish(start(workdir))
+    assert_same_run(workdir, undisturbed)
