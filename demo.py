@@ -15,12 +15,11 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 from configs import marimba as demo_config
 from data.marimba.prepare import STORE
-from scav_jax.metrics import bootstrap_interval
-from scav_jax.report import pool_seeds, summary_rows, terminal_table, write_report
+from scav_jax import significance
+from scav_jax.report import write_report
+from scav_jax.results import markdown_tables, pool_seeds, summary_rows, terminal_table
 
 ROOT = Path("runs/demo")
 METHODS = ("cav", "euclidean", "dtw", "wasserstein")
@@ -78,7 +77,8 @@ def main() -> None:
 
     print("\nwriting the report", flush=True)
     folders = list(runs.values())
-    intervals = pooled_intervals(folders)
+    hits = significance.load_hits(folders)
+    intervals = significance.intervals(hits)
     write_report(
         folders,
         ROOT / "report.html",
@@ -86,26 +86,10 @@ def main() -> None:
         pooled=intervals,
         summary=ROOT / "summary.json",
     )
-    print(terminal_table(pool_seeds(summary_rows(folders), intervals)))
+    rows = pool_seeds(summary_rows(folders), intervals)
+    (ROOT / "results.md").write_text(markdown_tables(rows, significance.differences(hits)))
+    print(terminal_table(rows))
     print((ROOT / "report.html").resolve())
-
-
-def pooled_intervals(runs: list[Path]) -> dict[tuple[str, ...], tuple[float, float]]:
-    """R@1's interval in percent over groups of related clips and over seeds, by (method, trained_with, ranking)."""
-    hits: dict[tuple[str, ...], list[np.ndarray]] = {}
-    groups: dict[str, np.ndarray] = {}
-    for run in runs:
-        protocol = json.loads((run / "eval" / "metrics.json").read_text())["protocol"]
-        with np.load(run / "eval" / "ranks.npz") as stored:
-            for name in set(stored.files) - {"ids", "groups", "subsets"}:
-                ranking = json.loads(name)
-                if ranking["k"] is None:
-                    cell = (ranking["mode"], ranking["distance"], ranking["direction"], ranking["subset"])
-                    key = (protocol["method"], protocol["trained_with"], *cell)
-                    hits.setdefault(key, []).append(100.0 * (stored[name] == 1))
-                    members = slice(None) if ranking["subset"] == "all" else stored["subsets"] == ranking["subset"]
-                    groups[ranking["subset"]] = stored["groups"][members]
-    return {key: bootstrap_interval(np.stack(found), groups[key[-1]]) for key, found in hits.items()}
 
 
 def _overrides(method: str, seed: int, steps: int) -> list[str]:

@@ -47,11 +47,12 @@ def train(config, workdir: Path) -> None:
 
     writer = MetricsWriter(workdir, start)
     encoder = evaluation.make_encoder(config)
-    first = _features(next(data))
-    data.set_state({"next_index": start})
+    position = data.get_state()
+    example = _features(next(data))
+    data.set_state(position)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
     print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; compiling", flush=True)
-    step_fn = jax.jit(partial(training.train_step, config), donate_argnums=0).lower(state, first).compile()
+    step_fn = jax.jit(partial(training.train_step, config), donate_argnums=0).lower(state, example).compile()
     save_every = configs.every_steps(config, config.checkpoint.every_fraction)
     eval_every = configs.every_steps(config, config.eval.every_fraction)
     with tqdm(total=config.steps, initial=start, unit="step", desc=workdir.name, mininterval=1.0) as bar:

@@ -2,8 +2,8 @@
 
 python -m benchmarks.grid     writes benchmarks/results/grid.md; runs that are done are not done again
 
-Score: R@1 on the whole validation split, mean of both directions, CAV by aggregate and SCAV by sequence retrieval, at the
-last step, seed 0. configs/marimba.py holds the winners.
+Score: R@1 on the whole validation split at the last step of seed 0, mean of both directions, CAV by aggregate and SCAV
+by sequence retrieval. configs/marimba.py holds the winners.
 """
 
 import itertools

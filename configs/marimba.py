@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.steps = 250
     config.batch_size = 64
     config.log_every_steps = 10
-    for tower, width, rate_hz in ((config.model.visual, 192, 8.0), (config.model.audio, 64, 12.0)):
+    for tower, width, rate_hz in ((config.model.visual, 192, 5.0), (config.model.audio, 64, 8.0)):
         tower.update(
             feature_width=width,
             rate_hz=rate_hz,

@@ -74,7 +74,7 @@ def write_report(
     if summary is not None:
         summary.write_text(json.dumps({"rows": raw_rows}, indent=1) + "\n")
 
-    queries, query_note = _queries(loaded)
+    queries, query_note = _queries(loaded if pooled is None else _one_run_a_method(loaded))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -188,7 +188,10 @@ def _bars(rows: Sequence[Row]) -> list[dict[str, Any]]:
             if not chosen:
                 continue
             group = chosen[0]["group_size"]
-            levels = {"chance": chosen[0]["chance_R@1"], "right group, order guessed": 100 / group if group else None}
+            levels = {
+                "chance": chosen[0]["chance_R@1"],
+                "right group, order guessed": 100 / group if group and group > 1 else None,
+            }
             tops = [row.get("R@1_high") or row["R@1"] for row in chosen] + [level or 0 for level in levels.values()]
             end = _axis_end(max(tops))
             plots.append(
@@ -283,6 +286,11 @@ def _queries(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], str]:
         cards.append({"id": clip_id, "direction": direction_name, "subset": query["subset"],
                       "picture": picture(clip_id), "answers": answers})  # fmt: skip
     return cards, note
+
+
+def _one_run_a_method(runs: Sequence[Run]) -> list[Run]:
+    """The first run of each: the seeds of one method would only repeat each other's pictures."""
+    return list({(run.protocol["method"], run.protocol["trained_with"]): run for run in reversed(runs)}.values())[::-1]
 
 
 _RUN_FIELDS = ("method", "trained_with", "seed")

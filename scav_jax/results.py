@@ -221,3 +221,50 @@ def terminal_table(rows: Sequence[Row]) -> str:
         title = f"{direction}, {DIRECTION_NAMES.get(direction, direction)}: R@1 in percent [95 % interval]"
         tables.append("\n".join([title, *("  ".join(line).rstrip() for line in padded)]))
     return "\n\n".join(tables)
+
+
+def markdown_tables(rows: Sequence[Row], differences: Mapping[tuple[str, str, str], tuple[float, float, float]]) -> str:
+    """R@1 of every method and mode by direction, and the paired differences between methods, as Markdown.
+
+    `differences`: (trained_with, trained_with, subset) -> mean, low, high, as significance.differences gives them.
+    """
+    rows = [row for row in rows if row["k"] is None]
+    label = run_labeller(rows)
+    subsets = ordered([row["subset"] for row in rows], ["all"])
+    lines = []
+    for direction in ordered([row["direction"] for row in rows], list(DIRECTION_NAMES)):
+        chosen = sorted((row for row in rows if row["direction"] == direction), key=sort_key)
+        heads = [head_lines(next(row for row in chosen if row["subset"] == subset)) for subset in subsets]
+        lines += [f"R@1 in percent [95 % interval], {DIRECTION_NAMES.get(direction, direction)}:", ""]
+        lines += _markdown_head(["trained", "ranked by"], heads)
+        cells: dict[tuple[str, str], dict[str, str]] = {}
+        for row in chosen:
+            cells.setdefault((label(row), mode_label(row)), {})[row["subset"]] = percent_cell(row)
+        lines += [_markdown_line([*names, *(found[subset] for subset in subsets)]) for names, found in cells.items()]
+        lines.append("")
+    lines += [
+        "R@1 of the first less that of the second, each by its own retrieval, mean of both directions:",
+        "",
+    ]
+    lines += _markdown_head(["first", "second"], [[subset] for subset in subsets])
+    for first, second in dict.fromkeys(key[:2] for key in differences):
+        found = [_difference_cell(*differences[first, second, subset]) for subset in subsets]
+        lines.append(_markdown_line([_trained_label(first), _trained_label(second), *found]))
+    return "\n".join([*lines, "", "(=): the interval holds 0, the two do not differ.", ""])
+
+
+def _trained_label(trained_with: str) -> str:
+    return method_label({"method": "cav" if trained_with == "cosine" else "scav", "trained_with": trained_with})
+
+
+def _difference_cell(mean: float, low: float, high: float) -> str:
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" + (" (=)" if low <= 0 <= high else "")
+
+
+def _markdown_head(names: Sequence[str], heads: Sequence[Sequence[str]]) -> list[str]:
+    cells = [*names, *("<br>".join(head) for head in heads)]
+    return [_markdown_line(cells), "|---" * len(cells) + "|"]
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,12 +1,12 @@
 """train.py, eval.py and `python -m data.own` as users start them: what they write, say and leave alone."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
-CONFIGS = sorted(path.stem for path in Path("configs").glob("[!_]*.py"))
+CONFIGS = sorted(path.stem for path in (REPOSITORY / "configs").glob("[!_]*.py"))
 SMALL_TOWERS = [
     f"--config.model.{tower}.{key}={value}"
     for tower in ("visual", "audio")
@@ -158,10 +158,8 @@ def test_own_features_in_three_commands(shell, tmp_path, rng, layout):
         else:
             np.save(features / "visual" / f"clip{clip}.npy", visual)
             np.save(features / "audio" / f"clip{clip}.npy", audio)
-    where = (
-        [f"--features={features}"] if layout == "npz" else [f"--visual={features}/visual", f"--audio={features}/audio"]
-    )
-    packed = shell("-m", "data.own", *where, f"--out={tmp_path / 'store'}")
+    npz, npy = [f"--features={features}"], [f"--visual={features}/visual", f"--audio={features}/audio"]
+    packed = shell("-m", "data.own", *(npz if layout == "npz" else npy), f"--out={tmp_path / 'store'}")
     assert packed.returncode == 0, packed.stderr
     trained = train(shell, tmp_path / "store", tmp_path / "run", config="base")
     assert trained.returncode == 0, trained.stderr

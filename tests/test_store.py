@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scav_jax.features.checks import find_problem
-from scav_jax.features.clips import Clip, group_split, ids_sha256, read_clips, write_clips
+from scav_jax.features.clips import Clip, ids_sha256, read_clips, split_by_group, write_clips
 from scav_jax.features.store import FeatureError, build, open_store
 
 RATES_HZ = {"visual": 4.0, "audio": 6.2}
@@ -244,7 +244,13 @@ def test_split_rule_keeps_groups_together_and_shares(tmp_path):
     assert all(len(splits) == 1 for splits in by_group.values())
     share = np.mean([clip.split == "train" for clip in clips])
     assert 0.77 < share < 0.83
-    assert group_split("g1") == next(clip.split for clip in clips if clip.group == "g1")
+
+
+@pytest.mark.parametrize("number", [3, 5, 12])
+def test_small_sets_have_no_empty_split(number):
+    splits = [clip.split for clip in split_by_group(Clip(f"c{i}", "train") for i in range(number))]
+    assert set(splits) == {"train", "val", "test"}
+    assert splits.count("train") >= number - 2 - number // 2
 
 
 def test_ids_sha256_is_of_the_lines():

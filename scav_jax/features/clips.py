@@ -3,13 +3,13 @@
 import csv
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from scav_jax.features.checks import FeatureError
 
 SPLITS = ("train", "val", "test")
-SPLIT_RULE = "by sha256 of the group (the id where it has none): 80 % train, 10 % val, 10 % test"
+SPLIT_RULE = "by sha256 of the group (of the id without one): 80 % train, 10 % val, 10 % test, at least one group each"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_clips(path: str | Path) -> list[Clip]:
         if None in row or None in row.values():
             problems.append(f"{path}: line {line}: expected {len(header)} cells")
             continue
-        clip = Clip(**{"split": group_split(row.get("group") or row["id"]), **row})
+        clip = Clip(**{"split": SPLITS[0], **row})
         if problem := _problem(clip, clips):
             problems.append(f"{path}: line {line}: {problem}")
         clips[clip.id] = clip
@@ -54,7 +54,7 @@ def read_clips(path: str | Path) -> list[Clip]:
         problems.append(f"{path}: expected at least one clip, got none")
     if problems:
         raise FeatureError(problems)
-    return list(clips.values())
+    return list(clips.values()) if "split" in header else split_by_group(clips.values())
 
 
 def write_clips(path: str | Path, clips: Iterable[Clip]) -> None:
@@ -65,10 +65,22 @@ def write_clips(path: str | Path, clips: Iterable[Clip]) -> None:
         writer.writerows(asdict(clip) for clip in clips)
 
 
-def group_split(group: str) -> str:
-    """train, val or test by the group's hash alone: adding clips moves none of the others."""
-    share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
-    return "train" if share < 0.8 else "val" if share < 0.9 else "test"
+def split_by_group(clips: Iterable[Clip]) -> list[Clip]:
+    """The clips with splits by SPLIT_RULE: related clips stay together, and adding clips moves hardly any other."""
+    clips = list(clips)
+    share = {
+        group: int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) / 2**64
+        for group in {clip.group or clip.id for clip in clips}
+    }
+    ordered = sorted(share, key=lambda group: share[group])
+    # Small sets may have nothing above a threshold: their last groups step in.
+    num_test = max(1, sum(value >= 0.9 for value in share.values()))
+    num_val = max(1, sum(0.8 <= value < 0.9 for value in share.values()))
+    splits = dict.fromkeys(ordered, "train")
+    splits |= dict.fromkeys(ordered[-num_test - num_val : -num_test], "val") | dict.fromkeys(
+        ordered[-num_test:], "test"
+    )
+    return [replace(clip, split=splits[clip.group or clip.id]) for clip in clips]
 
 
 def ids_sha256(ids: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scav_jax.features.checks import FeatureError
-from scav_jax.features.clips import SPLIT_RULE, SPLITS, Clip, group_split, ids_sha256, read_clips
+from scav_jax.features.clips import SPLIT_RULE, SPLITS, Clip, ids_sha256, read_clips, split_by_group
 from scav_jax.features.extract import read_record
 from scav_jax.features.folders import FeatureFolder, Inspection, NpyFolders, NpzFolder, inspect
 
@@ -43,7 +43,7 @@ def plan_store(
     """
     folder: FeatureFolder = NpyFolders(features) if isinstance(features, Mapping) else NpzFolder(features)
     clips = (
-        [Clip(clip_id, group_split(clip_id)) for clip_id in folder.ids] if clips_csv is None else read_clips(clips_csv)
+        split_by_group(Clip(clip_id, "train") for clip_id in folder.ids) if clips_csv is None else read_clips(clips_csv)
     )
     inspection = inspect(folder, progress=progress)
     listed, found = {clip.id for clip in clips}, set(folder.ids)

@@ -1,0 +1,49 @@
+"""demo.py from data to report in a copy of the repository, on a small world and few steps."""
+
+import json
+import shutil
+
+import pytest
+from conftest import REPOSITORY
+
+KEYS = {"method", "trained_with", "seed", "mode", "distance", "direction", "subset", "k"}
+KEYS |= {"R@1", "R@5", "R@10", "MedR", "MRR"}
+
+
+@pytest.fixture(scope="module")
+def clone(marimba, tmp_path_factory):
+    """The source tree with a small marimba store in the demo's place."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("train.py", "eval.py", "demo.py"):
+        shutil.copy(REPOSITORY / name, folder)
+    for name in ("configs", "data", "scav_jax"):
+        shutil.copytree(
+            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("world", "store", "__pycache__")
+        )
+    for name in ("world", "store"):
+        shutil.copytree(marimba / name, folder / "data" / "marimba" / name)
+    return folder
+
+
+@pytest.mark.heavy
+def test_demo_trains_evaluates_and_reports_once(shell, clone):
+    first = shell("demo.py", "--steps=2", cwd=clone)
+    assert first.returncode == 0, first.stderr
+    report = clone / "runs" / "demo" / "report.html"
+    assert first.stdout.splitlines()[-1] == str(report)
+    assert "<html" in report.read_text()
+    rows = json.loads((clone / "runs" / "demo" / "summary.json").read_text())["rows"]
+    assert all(row.keys() >= KEYS for row in rows)
+    trained = {("cav", "cosine"), ("scav", "euclidean"), ("scav", "dtw"), ("scav", "wasserstein")}
+    assert {(row["method"], row["trained_with"]) for row in rows} == trained
+    assert {(row["direction"], row["seed"]) for row in rows} == {("v2a", 0), ("a2v", 0)}
+    assert {"all", "order", "timing"} < {row["subset"] for row in rows}
+
+    runs = {path: path.read_bytes() for path in (clone / "runs" / "demo").rglob("metrics.json*")}
+    again = shell("demo.py", "--steps=2", cwd=clone)
+    assert again.returncode == 0, again.stderr
+    assert "train.py" not in again.stdout
+    assert "eval.py" not in again.stdout
+    assert again.stdout.splitlines()[-1] == str(report)
+    assert {path: path.read_bytes() for path in runs} == runs
+    assert json.loads((clone / "runs" / "demo" / "summary.json").read_text())["rows"] == rows

@@ -1,0 +1,172 @@
+"""Retrieval of a split by hand-made sequences: what every row ranks, and what the protocol says of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import base
+from scav_jax import evaluation, training
+from scav_jax.features.clips import Clip, ids_sha256
+from scav_jax.features.store import Facts, Store, open_store
+from train import complete
+
+# Four clips of two frames; clips 0 and 1 (and 2 and 3) hold the same frames in opposite order.
+A, B, C, D = np.eye(4, dtype=np.float32)
+CLIPS = np.stack([np.stack(frames) for frames in ((A, B), (B, A), (C, D), (D, C))])
+FACTS = Facts(
+    ids=np.array(["a", "b", "c", "d"]),
+    labels=np.array(["", "", "", ""]),
+    groups=np.array(["g", "g", "h", "h"]),
+    subsets=np.array(["order", "order", "", ""]),
+)
+
+
+def config(**changes):
+    found = base.get_config()
+    found.update(changes)
+    return found
+
+
+def rankings(hybrid_k=(), **changes):
+    # Clip 2's sound is nearer to clip 3's picture: a2v and v2a both miss it, whatever looks at order.
+    sound = CLIPS[[0, 1, 3, 3]] + np.float32([0, 0, 0, 0.1])[:, None, None] * C
+    encoded = {"visual": (CLIPS, None), "audio": (sound, None)}
+    return {
+        tuple(ranking.key().values()): ranking
+        for ranking in evaluation.rank(config(**changes), encoded, FACTS, hybrid_k)
+    }
+
+
+def scores(found):
+    return {key: evaluation.score(ranking, FACTS) for key, ranking in found.items()}
+
+
+def test_every_combination_comes_once():
+    found = rankings(hybrid_k=(1, 2))
+    assert found.keys() == {
+        (mode, distance, direction, subset, k)
+        for mode, distance, k in (
+            ("aggregate", "cosine", None),
+            ("sequence", "euclidean", None),
+            ("hybrid", "euclidean", 1),
+            ("hybrid", "euclidean", 2),
+        )
+        for direction in ("v2a", "a2v")
+        for subset in ("all", "order")
+    }
+
+
+def test_scores_by_hand():
+    """Means tie within a pair of clips, and ties count against us; sequences tell A B from B A."""
+    found = scores(rankings())
+    aggregate = found["aggregate", "cosine", "v2a", "order", None]
+    assert (aggregate["R@1"], aggregate["MedR"], aggregate["MRR"]) == (0.0, 2.0, 0.5)
+    sequence = found["sequence", "euclidean", "v2a", "order", None]
+    assert (sequence["R@1"], sequence["R@5"], sequence["MedR"], sequence["MRR"]) == (100.0, 100.0, 1.0, 1.0)
+    # v2a: clips a, b first; c second, behind d's sound; d tied at best or first. a2v: c's sound is nearest d's picture.
+    assert found["sequence", "euclidean", "a2v", "all", None]["R@1"] == 75.0
+
+
+def test_subsets_restrict_queries_and_gallery():
+    found = rankings()
+    whole, part = (found["sequence", "euclidean", "v2a", subset, None] for subset in ("all", "order"))
+    assert whole.distances.shape == (4, 4)
+    assert part.members.tolist() == [0, 1]
+    np.testing.assert_array_equal(part.distances, whole.distances[:2, :2])
+
+
+def test_directions_are_transposes():
+    found = rankings()
+    for mode, distance in (("aggregate", "cosine"), ("sequence", "euclidean")):
+        there, back = (found[mode, distance, direction, "all", None].distances for direction in ("v2a", "a2v"))
+        np.testing.assert_array_equal(there, back.T)
+
+
+def test_hybrid_of_one_keeps_the_aggregate_and_of_all_the_sequence():
+    found = rankings(hybrid_k=(1, 4))
+    for direction in ("v2a", "a2v"):
+        sequence = found["sequence", "euclidean", direction, "all", None].distances
+        np.testing.assert_array_equal(found["hybrid", "euclidean", direction, "all", 4].distances, sequence)
+        hybrid = found["hybrid", "euclidean", direction, "all", 1].distances
+        aggregate = found["aggregate", "cosine", direction, "all", None].distances
+        np.testing.assert_array_equal(
+            np.argsort(hybrid, axis=1, kind="stable"), np.argsort(aggregate, axis=1, kind="stable")
+        )
+
+
+def test_interval_contains_the_recall():
+    for row in scores(rankings(hybrid_k=(2,))).values():
+        assert 0 <= row["R@1_low"] <= row["R@1"] <= row["R@1_high"] <= 100
+
+
+def test_quick_metrics_rank_as_the_method_is_meant_to():
+    encoded = {"visual": (CLIPS, None), "audio": (CLIPS, None)}
+    facts = FACTS
+    assert evaluation.quick_metrics(config(method="scav"), encoded, facts)["eval_v2a_R@1"] == 100.0
+    cav = evaluation.quick_metrics(config(method="cav"), encoded, facts)
+    assert cav["eval_v2a_R@1"] == cav["eval_a2v_R@1"] == 0.0
+
+
+def test_wasserstein_logs_its_marginal_error():
+    encoded = {"visual": (CLIPS, None), "audio": (CLIPS, None)}
+    changed = config()
+    changed.distance.name = "wasserstein"
+    errors = []
+    for iterations in (1, 200):
+        changed.distance.num_iterations = iterations
+        errors.append(evaluation.quick_metrics(changed, encoded, FACTS)["eval_marginal_error"])
+    assert errors[1] < 1e-3
+    assert errors[1] <= errors[0]
+
+
+def test_protocol_describes_each_gallery():
+    clips = [
+        Clip(*facts) for facts in zip(FACTS.ids, ["test"] * 4, FACTS.labels, FACTS.groups, FACTS.subsets, strict=True)
+    ]
+    store = Store(Path("nowhere"), {"dataset": "hand-made"}, {"test": clips}, None)
+    protocol = evaluation.protocol(config(seed=5), store, "test", 7)
+    expected = dict(
+        dataset="hand-made", split="test", gallery_size=4, method="scav", trained_with="euclidean", seed=5, step=7
+    )
+    assert {key: protocol[key] for key in expected} == expected
+    assert protocol["ids_sha256"] == ids_sha256(["a", "b", "c", "d"])
+    assert protocol["subsets"] == {
+        "all": {"gallery_size": 4, "group_size": 2, "chance_R@1": 25.0},
+        "order": {"gallery_size": 2, "group_size": 2, "chance_R@1": 50.0},
+    }
+    assert evaluation.protocol(config(method="cav"), store, "test", 7)["trained_with"] == "cosine"
+
+
+def test_encoding_in_batches_is_encoding_at_once(marimba):
+    store = open_store(marimba / "store")
+    chosen = base.get_config()
+    for tower in chosen.model.values():
+        tower.update(width=8, mlp_width=8, num_heads=2, num_layers=1, ffn_width=8, scan_layers=False)
+    whole = store.ledger["splits"]["val"]
+    encoded = []
+    for batch_size in (whole, 16):
+        chosen.eval.batch_size = batch_size
+        ready = complete(chosen, store)
+        parameters = training.init(ready).parameters
+        encoded.append(evaluation.encode_split(ready, evaluation.make_encoder(ready), parameters, store, "val"))
+    assert whole % 16
+    for name in ("visual", "audio"):
+        (once, _), (batched, _) = (found[name] for found in encoded)
+        assert once.shape == (whole, store.ledger["modalities"][name]["max_length"], 8)
+        np.testing.assert_allclose(once, batched, atol=1e-5)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_intervals_resample_whole_groups(grouped):
+    """One group of hits and one of misses: resampling groups gives 0, 50 or 100, resampling clips does not."""
+    size = 10
+    distances = np.ones((2 * size, 2 * size))
+    distances[np.arange(size), np.arange(size)] = 0
+    groups = np.repeat(["g", "h"], size) if grouped else np.full(2 * size, "")
+    facts = Facts(np.array([f"clip{index}" for index in range(2 * size)]), groups, groups, groups)
+    ranking = evaluation.Ranking("sequence", "dtw", "v2a", "all", None, np.arange(2 * size), distances)
+    row = evaluation.score(ranking, facts)
+    assert row["R@1"] == 50.0
+    assert (row["R@1_low"] == 0) == grouped
+    assert (row["R@1_high"] == 100) == grouped
