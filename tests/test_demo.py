@@ -16,10 +16,9 @@ def clone(marimba, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone")
     for name in ("train.py", "eval.py", "demo.py"):
         shutil.copy(REPOSITORY / name, folder)
+    sources_only = shutil.ignore_patterns("world", "store", "__pycache__")
     for name in ("configs", "data", "scav_jax"):
-        shutil.copytree(
-            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("world", "store", "__pycache__")
-        )
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=sources_only)
     for name in ("world", "store"):
         shutil.copytree(marimba / name, folder / "data" / "marimba" / name)
     return folder

