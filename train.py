@@ -131,10 +131,14 @@ def _stop_if_diverged(state, batch, store, config) -> None:
 
 
 def main() -> None:
-    for name in ("config", "workdir"):
-        if flags.FLAGS[name].value is None:
-            raise configs.ConfigError(f"--{name}: expected a value, got none; see --help")
-    train(CONFIG.value, Path(WORKDIR.value))
+    for flag in (CONFIG, WORKDIR):
+        if not flag.present:
+            raise configs.ConfigError(f"--{flag.name}: expected a value, got none; see --help")
+    try:
+        config = CONFIG.value.lock()
+    except OSError as error:  # ml_collections tells of a missing file when the config is first used
+        raise configs.ConfigError(f"--config: {' '.join(str(error).split())}") from error
+    train(config, Path(WORKDIR.value))
 
 
 if __name__ == "__main__":

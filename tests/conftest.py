@@ -71,5 +71,5 @@ def marimba(tmp_path_factory) -> Path:
     from data.marimba.prepare import prepare
 
     out = tmp_path_factory.mktemp("marimba")
-    prepare(out, scale=0.05)
+    prepare(out, seed=0, scale=0.05)
     return out

@@ -1,5 +1,6 @@
 """One training step: its schedule, its gradients, what it refuses to learn from, and that every key matters."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import jax
@@ -46,15 +47,12 @@ def small(**changes):
 
 
 def batch(seed=0):
-    """Ragged clips whose sound follows their picture."""
+    """Full clips whose sound follows their picture."""
     rng = np.random.default_rng(seed)
-    visual = rng.normal(size=(CLIPS, 7, 5)).astype(np.float32)
-    audio = np.repeat(visual, 2, axis=1)[:, :10, :4] + 0.1 * rng.normal(size=(CLIPS, 10, 4)).astype(np.float32)
-    masks = {
-        f"{name}_mask": np.arange(longest) < rng.integers(3, longest, (CLIPS, 1))
-        for name, longest in (("visual", 7), ("audio", 10))
-    }
-    return jax.tree.map(jnp.asarray, {"visual": visual, "audio": audio.astype(np.float32), **masks})
+    visual = rng.normal(size=(CLIPS, 7, 5))
+    audio = np.repeat(visual, 2, axis=1)[:, :10, :4] + 0.1 * rng.normal(size=(CLIPS, 10, 4))
+    features = {"visual": jnp.asarray(visual, jnp.float32), "audio": jnp.asarray(audio, jnp.float32)}
+    return {**features, "visual_mask": None, "audio_mask": None}
 
 
 def run(config, steps=1, data=None, state=None):
@@ -74,7 +72,7 @@ def changed(one, other):
     return {jax.tree_util.keystr(path) for (path, leaf), twin in pairs if not np.array_equal(leaf, twin)}
 
 
-@pytest.fixture
+@cache
 def two_steps():
     return run(small(), 2)
 
@@ -96,7 +94,8 @@ def test_loss_falls_and_metrics_are_finite():
     assert rows[-1]["loss"] < 0.85 * rows[0]["loss"]
     assert rows[0].keys() >= {"loss", "grad_norm", "learning_rate", "temperature", "positive_distance", "mean_distance"}
     assert np.isfinite([list(row.values()) for row in rows]).all()
-    assert rows[-1]["positive_distance"] < rows[-1]["mean_distance"]
+    first, last = (row["mean_distance"] - row["positive_distance"] for row in (rows[0], rows[-1]))
+    assert last > first + 0.1
 
 
 def test_temperature_is_learned_fixed_and_clipped():
@@ -114,7 +113,7 @@ def test_temperature_is_learned_fixed_and_clipped():
     assert {round(value, 4) for value in found[1:]} & {low, high}
 
 
-def test_only_kernels_decay(two_steps):
+def test_only_kernels_decay():
     without, _ = run(small(optimizer__weight_decay=0.0), 1)
     decayed, _ = run(small(optimizer__weight_decay=5.0), 1)
     paths = changed(without.parameters, decayed.parameters)
@@ -136,7 +135,7 @@ def test_dropout_depends_on_seed_step_and_position():
     reseeded = jax.jit(lambda state, batch: training.train_step(other, state, batch)[1]["positive_distance"])
     assert float(reseeded(state, batch())) != value
     # The same clip twice: its two places in the batch drop other units.
-    twice = {name: jnp.repeat(leaf[:1], CLIPS, axis=0) for name, leaf in batch().items()}
+    twice = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], CLIPS, axis=0), batch())
     keys = jax.random.split(jax.random.key(0), CLIPS)
     encoded, _ = training.encode(config, state.parameters, twice, keys)["visual"]
     same, _ = training.encode(config, state.parameters, twice, jnp.repeat(keys[:1], CLIPS))["visual"]
@@ -202,7 +201,7 @@ def test_every_key_of_optimizer_and_recipe_is_covered():
 
 
 @pytest.mark.parametrize(("key", "value"), STEP_KEYS.items())
-def test_every_key_changes_the_second_step(two_steps, key, value):
-    state, _ = two_steps
+def test_every_key_changes_the_second_step(key, value):
+    state, _ = two_steps()
     other, _ = run(small(**{key: value}), 2)
     assert changed(state.parameters, other.parameters)
