@@ -4,12 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1
 
-ifneq ($(origin PYTHON),file)
-ifneq ($(wildcard $(BIN)/python),)
+# Before anything runs: one line where this interpreter will not do.
+ifeq ($(wildcard $(BIN)/python),)
+ifneq ($(filter-out help clean,$(MAKECMDGOALS)),)
+PROBLEM := $(shell $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+  echo "scav-jax needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); PYTHON=python3.12 make ... picks another")
+ifeq ($(PROBLEM),)
+PROBLEM := $(shell $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+  echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv")
+endif
+endif
+else ifneq ($(origin PYTHON),file)
 ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V))
-$(error $(VENV) holds $(shell $(BIN)/python -V), $(PYTHON) is $(shell $(PYTHON) -V 2>&1): rm -r $(VENV) first)
+PROBLEM := $(VENV) holds $(shell $(BIN)/python -V), $(PYTHON) is $(shell $(PYTHON) -V 2>&1): rm -r $(VENV) first
 endif
 endif
+ifneq ($(PROBLEM),)
+$(error $(PROBLEM))
 endif
 
 .PHONY: help demo announce install test test-heavy bench clean
@@ -53,8 +64,4 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "error: scav-jax needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); try PYTHON=python3.12 make $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "error: $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)

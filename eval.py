@@ -60,7 +60,10 @@ def evaluate(workdir: Path, *, split: str | None = None, store_dir: str | None =
     write_ranks(folder / "ranks.npz", rankings, facts)
     shown = {"media": store.ledger["media"], "queries": shown_queries(rankings, facts)}
     (folder / "retrieved.json").write_text(json.dumps(shown, indent=1))
-    (folder / "metrics.json").write_text(json.dumps({"protocol": protocol, "results": results}, indent=1))
+    # Last, and whole: the file says that the evaluation is complete.
+    partial = folder / "metrics.partial"
+    partial.write_text(json.dumps({"protocol": protocol, "results": results}, indent=1))
+    partial.replace(folder / "metrics.json")
     return results
 
 
