@@ -59,6 +59,7 @@ def curves_svg(
         figure = Figure(figsize=(5.4, 3.4), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
+        labelled: set[str] = set()
         for curve in curves:
             steps, values = _thinned(curve.steps), np.asarray(_thinned(curve.values), float)
             style: dict[str, Any] = {"color": colour(*curve.key), "linewidth": 1.6}
@@ -67,7 +68,9 @@ def curves_svg(
                 axes.plot(steps, values, color=style["color"], alpha=0.25, linewidth=0.8)
                 values = _running_mean(values, max(1, len(values) // 20))
             marker = "" if smooth else "o"
-            axes.plot(steps, values, label=curve.label, marker=marker, markersize=3, **style)
+            label = "" if curve.label in labelled else curve.label  # curves of one name share an entry
+            labelled.add(curve.label)
+            axes.plot(steps, values, label=label, marker=marker, markersize=3, **style)
         for label, level in (lines or {}).items():
             axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6)
             axes.annotate(label, (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, 3),

@@ -91,7 +91,7 @@ def write_report(
             headlines=_headlines(rows),
             tables=_tables(rows),
             bars=_bars(rows),
-            curves=[Markup(svg) for svg in _training_curves(loaded)],
+            curves=[Markup(svg) for svg in _training_curves(loaded, name_runs=pooled is None)],
             queries=queries,
             query_note=query_note,
             protocols=_compared([run.protocol for run in loaded], skip=("subsets",)),
@@ -227,9 +227,10 @@ def _colour(row: Row) -> str:
     return colour(row["method"], row["trained_with"])
 
 
-def _training_curves(runs: Sequence[Run]) -> list[str]:
+def _training_curves(runs: Sequence[Run], name_runs: bool) -> list[str]:
+    """`name_runs`: a legend entry for each run, else one for all runs of a method."""
     losses, recalls, eval_keys = [], [], []
-    label = run_labeller([row for run in runs for row in run_rows(run)])
+    label = run_labeller([row for run in runs for row in run_rows(run)]) if name_runs else method_label
     relative = all(run.config.get("batch_size", 1) > 1 for run in runs)
     for run in runs:
         row = run_rows(run)[0]

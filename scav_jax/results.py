@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-Intervals = Mapping[tuple[str, str, str, str, str, str], tuple[float, float]]
+# method, trained_with, mode, distance, direction, subset, k
+Key = tuple[str, str, str, str, str, str, int | None]
+Intervals = Mapping[Key, tuple[float, float]]
 
 METRICS = ("R@1", "R@5", "R@10", "MedR", "MRR")
 QUERY_FIELDS = {"id", "subset", "direction", "mode", "distance", "rank", "retrieved"}
@@ -115,14 +117,14 @@ def summary_rows(runs: Sequence[Path]) -> list[Row]:
 def pool_seeds(rows: Sequence[Row], intervals: Intervals) -> list[Row]:
     """One row for all seeds of a (method, trained_with): the mean of each metric, "seed" the list of seeds.
 
-    `intervals` gives R@1's (low, high) in percent by (method, trained_with, mode, distance, direction, subset), for
-    rows without k. A row of several seeds that has none there has no interval: those of single runs do not average.
+    `intervals` gives R@1's (low, high) in percent. A row of several seeds that has none there has no interval: those
+    of single runs do not average.
     Raises ValueError where a seed occurs twice, since two such runs differ in more than the seed.
     """
-    merged: dict[tuple[Any, ...], list[Row]] = {}
+    merged: dict[Key, list[Row]] = {}
     for row in rows:
-        merged.setdefault((*_cell(row), row["k"]), []).append(row)
-    return [_pooled(same, intervals.get(cell[:-1]) if cell[-1] is None else None) for cell, same in merged.items()]
+        merged.setdefault(_key(row), []).append(row)
+    return [_pooled(same, intervals.get(key)) for key, same in merged.items()]
 
 
 def _pooled(rows: Sequence[Row], interval: tuple[float, float] | None) -> Row:
@@ -137,8 +139,9 @@ def _pooled(rows: Sequence[Row], interval: tuple[float, float] | None) -> Row:
     return pooled | {"seed": seeds, "run": ", ".join(row["run"] for row in rows), "R@1_low": low, "R@1_high": high}
 
 
-def _cell(row: Row) -> tuple[str, ...]:
-    return tuple(row[field] for field in ("method", "trained_with", "mode", "distance", "direction", "subset"))
+def _key(row: Row) -> Key:
+    fields = ("method", "trained_with", "mode", "distance", "direction", "subset", "k")
+    return tuple(row[field] for field in fields)
 
 
 def method_label(row: Mapping[str, Any]) -> str:

@@ -9,9 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scav_jax.metrics import bootstrap_interval
-from scav_jax.results import DIRECTION_NAMES, Intervals
-
-Key = tuple[str, str, str, str, str, str]  # method, trained_with, mode, distance, direction, subset
+from scav_jax.results import DIRECTION_NAMES, Intervals, Key
 
 
 class Hits(NamedTuple):
@@ -22,7 +20,7 @@ class Hits(NamedTuple):
 
 
 def load_hits(runs: Sequence[Path]) -> dict[Key, Hits]:
-    """Every ranking without k of the runs' RUN/eval/ranks.npz, the seeds of a method stacked."""
+    """Every ranking of the runs' RUN/eval/ranks.npz, the seeds of a method stacked."""
     found: dict[Key, list[np.ndarray]] = {}
     groups: dict[Key, np.ndarray] = {}
     for run in runs:
@@ -31,9 +29,7 @@ def load_hits(runs: Sequence[Path]) -> dict[Key, Hits]:
             labels = np.where(stored["groups"] == "", stored["ids"], stored["groups"])
             for name in sorted(set(stored.files) - {"ids", "groups", "subsets"}):
                 ranking = json.loads(name)
-                if ranking["k"] is not None:
-                    continue
-                cell = (ranking[field] for field in ("mode", "distance", "direction", "subset"))
+                cell = (ranking[field] for field in ("mode", "distance", "direction", "subset", "k"))
                 key: Key = (protocol["method"], protocol["trained_with"], *cell)
                 members = slice(None) if ranking["subset"] == "all" else stored["subsets"] == ranking["subset"]
                 found.setdefault(key, []).append(100.0 * (stored[name] == 1))
@@ -53,7 +49,7 @@ def differences(hits: dict[Key, Hits]) -> dict[tuple[str, str, str], tuple[float
     paired by query. An interval that holds 0 means: on this gallery and these seeds the two do not differ.
     """
     own: dict[tuple[str, str], Hits] = {}
-    for (method, trained_with, mode, distance, _, subset), value in hits.items():
+    for (method, trained_with, mode, distance, _, subset, _), value in hits.items():
         if mode == ("aggregate" if method == "cav" else "sequence") and distance == trained_with:
             before = own.get((trained_with, subset))
             share = value.hits / len(DIRECTION_NAMES)

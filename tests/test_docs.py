@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import REPOSITORY
 
-from configs import base
+from configs import base, marimba
 from data.marimba import score
 from scav_jax import config as configs
 
@@ -67,6 +67,18 @@ def test_own_clips_take_the_same_three_commands_on_both_pages():
     commands = FENCES.findall((REPOSITORY / "data" / "own" / "README.md").read_text())[0]
     assert len(commands.splitlines()) == 3
     assert commands in README
+
+
+def test_the_demo_has_the_winners_of_the_grid():
+    table = (REPOSITORY / "benchmarks" / "results" / "grid.md").read_text()
+    rates = [float(rate) for rate in re.findall(r"learning rate ([\d.]+)", table)]
+    winners = {}
+    for name, temperature, *cells in re.findall(r"^\| (\w+) \| ([\d.]+) \|(.*)\|(.*)\|(.*)\|$", table, re.MULTILINE):
+        for rate, cell in zip(rates, cells, strict=True):
+            if "**" in cell:
+                winners[name] = rate, float(temperature)
+    recipe = marimba.get_config().recipe
+    assert winners == {name: (section.learning_rate, section.temperature) for name, section in recipe.items()}
 
 
 def test_marimba_counts_and_chances_are_those_of_the_score():

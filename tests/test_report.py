@@ -105,7 +105,7 @@ def test_summary_rows_carry_what_a_number_needs(tmp_path):
 
 def test_pool_seeds_takes_means_and_the_given_interval(tmp_path):
     runs = [write_run(tmp_path / str(seed), seed=seed, recall=recall) for seed, recall in ((3, 30.0), (5, 50.0))]
-    key = ("scav", "euclidean", "sequence", "euclidean", "v2a", "order")
+    key = ("scav", "euclidean", "sequence", "euclidean", "v2a", "order", None)
     pooled = {
         (row["mode"], row["subset"]): row
         for row in report.pool_seeds(report.summary_rows(runs), {key: (33.0, 44.0)})
@@ -321,7 +321,8 @@ def test_still_and_silent_clips_are_blank():
 def test_clip_pictures_and_their_command(clip, tmp_path):
     assert Image.open(io.BytesIO(clip_picture(clip, width=300, image_format="JPEG"))).size[0] == 300
     assert report.main(["clip", str(clip), str(clip), "--out", str(tmp_path / "clips.png")]) == 0
-    assert Image.open(tmp_path / "clips.png").size[0] == 960
+    with Image.open(tmp_path / "clips.png") as image:
+        assert image.size[0] == 960
     clip.write_bytes(b"")
     assert report.main(["clip", str(clip), "--out", str(tmp_path / "none.png")]) == 1
 

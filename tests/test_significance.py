@@ -44,7 +44,7 @@ def runs(tmp_path):
 
 def test_seeds_are_stacked_and_subsets_cut(runs):
     hits = significance.load_hits(runs)
-    found = hits["scav", "euclidean", "sequence", "euclidean", "v2a", "order"]
+    found = hits["scav", "euclidean", "sequence", "euclidean", "v2a", "order", None]
     assert found.hits.shape == (2, 20)
     assert set(found.groups) == {f"g{i}" for i in range(5)}
     np.testing.assert_array_equal(found.hits.mean(axis=1), [100, 50])
@@ -52,7 +52,7 @@ def test_seeds_are_stacked_and_subsets_cut(runs):
 
 def test_an_interval_spans_the_seeds(runs):
     low, high = significance.intervals(significance.load_hits(runs))[
-        "scav", "euclidean", "sequence", "euclidean", "v2a", "all"
+        "scav", "euclidean", "sequence", "euclidean", "v2a", "all", None
     ]
     assert (low, high) == (50, 100)  # every group has the same mean, so only the seeds vary
 
