@@ -38,7 +38,7 @@ demo: announce $(VENV)/.media
 
 announce: $(BIN)/python
 	@echo "$$($(BIN)/python -V) in $(VENV), with jax, flax, optax, orbax, ott-jax, grain, tensorflow-datasets, librosa, PyAV"
-	@echo "about 2 minutes and 1.3 GB to install them, where they are missing; then 7 minutes for each of $(SEEDS) seed(s)"
+	@echo "about 1 minute and 1.5 GB to install what is missing, then 6 minutes on two cores (4 more for each seed but one)"
 
 install: $(VENV)/.test,bench
 

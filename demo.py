@@ -65,7 +65,7 @@ def main() -> None:
     minutes = (sum(seconds for _, seconds in planned) + SECONDS["report"]) / 60
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "orbax-checkpoint", "av"))
     print(f"Python {platform.python_version()} ({sys.executable})\n{packages}")
-    print(f"about {minutes:.0f} minutes on two cores, 1 GB in data/marimba and {ROOT}", flush=True)
+    print(f"about {minutes:.0f} minutes on two cores, 0.4 GB in data/marimba and {ROOT}", flush=True)
 
     stages = Stages(planned)
     if not Path(STORE).exists():
