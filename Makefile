@@ -30,7 +30,7 @@ help:
 	@echo "make install          .venv with all that demo, test and bench need"
 	@echo "make test             lint, types and tests, at most 15 minutes on two cores"
 	@echo "make test-heavy       the tests that take longer"
-	@echo "make bench            the benchmark tables of benchmarks/"
+	@echo "make bench            the tables of benchmarks/results: 36 trainings, about half an hour"
 	@echo "make clean            delete .venv, runs/ and the rendered data"
 
 demo: announce $(VENV)/.media
@@ -64,4 +64,4 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(BIN)/python:
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -98,9 +98,17 @@ def _overrides(method: str, seed: int, steps: int) -> list[str]:
 
 
 def _is_evaluated(run: Path, steps: int) -> bool:
-    metrics = run / "eval" / "metrics.json"
-    return metrics.exists() and json.loads(metrics.read_text())["protocol"]["step"] == steps
+    """Whether RUN/eval holds what this demo asks for, and not another split, store or number of steps."""
+    metrics, ledger = run / "eval" / "metrics.json", Path(STORE) / "ledger.json"
+    if not (metrics.exists() and ledger.exists()):
+        return False
+    protocol, split = json.loads(metrics.read_text())["protocol"], demo_config.get_config().data.test_split
+    asked = (steps, split, json.loads(ledger.read_text())["ids_sha256"][split])
+    return (protocol["step"], protocol["split"], protocol["ids_sha256"]) == asked
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped; the same command goes on from here") from None

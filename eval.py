@@ -4,6 +4,7 @@ python eval.py --workdir=runs/marimba [--split=test --k=10,50 --compare=runs/oth
 """
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -16,7 +17,6 @@ from scav_jax.checkpoint import Checkpoints
 from scav_jax.features.store import open_store
 from scav_jax.metrics import ranks
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run that train.py wrote.")
 SPLIT = flags.DEFINE_string("split", None, "Split to search in (default: the config's data.test_split).")
 STORE = flags.DEFINE_string("store", None, "Store to search in (default: the config's data.store).")
 HYBRID_K = flags.DEFINE_list(
@@ -40,12 +40,12 @@ def evaluate(workdir: Path, *, split: str | None = None, store_dir: str | None =
     if not config_path.is_file():
         raise ValueError(f"workdir: expected the folder of a run that train.py began, {config_path} is missing")
     config = configs.load(config_path)
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    if checkpoints.latest_step is None:
-        raise ValueError(f"{workdir}: expected a checkpoint, found none; has train.py reached its first save?")
-    state, _ = checkpoints.restore(jax.eval_shape(lambda: training.init(config)))
-    checkpoints.close()
+    with closing(Checkpoints(workdir, config.checkpoint.keep, read_only=True)) as checkpoints:
+        if checkpoints.latest_step is None:
+            raise ValueError(f"{workdir}: expected a checkpoint, found none; has train.py reached its first save?")
+        state, _ = checkpoints.restore(jax.eval_shape(lambda: training.init(config)))
     store = open_store(store_dir or config.data.store)
+    evaluation.check_store(config, store)
     split = split or config.data.test_split
     facts = store.facts(split)
 
@@ -57,10 +57,11 @@ def evaluate(workdir: Path, *, split: str | None = None, store_dir: str | None =
 
     folder = workdir / "eval"
     folder.mkdir(exist_ok=True)
+    # Gone first and back last, whole: the file says that all of the folder belongs together.
+    (folder / "metrics.json").unlink(missing_ok=True)
     write_ranks(folder / "ranks.npz", rankings, facts)
     shown = {"media": store.ledger["media"], "queries": shown_queries(rankings, facts)}
     (folder / "retrieved.json").write_text(json.dumps(shown, indent=1))
-    # Last, and whole: the file says that the evaluation is complete.
     partial = folder / "metrics.partial"
     partial.write_text(json.dumps({"protocol": protocol, "results": results}, indent=1))
     partial.replace(folder / "metrics.json")
@@ -99,11 +100,13 @@ def shown_queries(rankings: list[evaluation.Ranking], facts) -> list[dict]:
 
 
 def main() -> None:
-    if WORKDIR.value is None:
+    if cli.WORKDIR.value is None:
         raise configs.ConfigError("--workdir: expected the folder of a run, got none; see --help")
-    from scav_jax.report import summary_rows, terminal_table, write_report
+    from scav_jax.report import write_report
+    from scav_jax.results import summary_rows, terminal_table
 
-    workdir = Path(WORKDIR.value)
+    workdir = Path(cli.WORKDIR.value)
+    summary_rows([Path(run) for run in COMPARE.value])  # an unevaluated one is an error now, not after the work
     hybrid_k = tuple(int(k) for k in HYBRID_K.value) if HYBRID_K.value else None
     evaluate(workdir, split=SPLIT.value, store_dir=STORE.value, hybrid_k=hybrid_k)
     runs = [workdir, *map(Path, COMPARE.value)]

@@ -3,12 +3,12 @@
 python train.py --config=configs/marimba.py --workdir=runs/marimba [--config.steps=500 --config.distance.name=dtw ...]
 """
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import FrozenConfigDict, config_flags
 from tqdm import tqdm
 
@@ -22,7 +22,6 @@ from scav_jax.features.store import Store, open_store
 from scav_jax.logs import MetricsWriter
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.key=value changes a key.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints.")
 MAX_SKIPPED = 10  # steps in a row without a finite gradient
 
 
@@ -31,11 +30,19 @@ def train(config, workdir: Path) -> None:
     configs.check(config)
     store = open_data(config)
     config = complete(config, store)
+    refuse_other_config(config, workdir)
     data = train_iterator(store, config.data.train_split, config.batch_size, config.seed)
     state = jax.jit(lambda: training.init(config))()
-    keep_config(config, workdir)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
+    print(f"{workdir}: {configs.describe(config)}, {count:,} parameters", flush=True)
 
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    configs.save(config, workdir / "config.json")
+    with closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
+        loop(config, workdir, store, data, state, checkpoints)
+
+
+def loop(config, workdir: Path, store: Store, data, state: training.TrainState, checkpoints: Checkpoints) -> None:
+    """The steps from the newest checkpoint on: train, log, evaluate, save."""
     start = checkpoints.latest_step or 0
     if start:
         state, position = checkpoints.restore(state)
@@ -45,17 +52,16 @@ def train(config, workdir: Path) -> None:
         print(f"{workdir} is complete at step {start}", flush=True)
         return
 
-    writer = MetricsWriter(workdir, start)
     encoder = evaluation.make_encoder(config)
     position = data.get_state()
     example = _features(next(data))
     data.set_state(position)
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
-    print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; compiling", flush=True)
+    print("compiling the train step", flush=True)
     step_fn = jax.jit(partial(training.train_step, config), donate_argnums=0).lower(state, example).compile()
     save_every = configs.every_steps(config, config.checkpoint.every_fraction)
     eval_every = configs.every_steps(config, config.eval.every_fraction)
-    with tqdm(total=config.steps, initial=start, unit="step", desc=workdir.name, mininterval=1.0) as bar:
+    progress = tqdm(total=config.steps, initial=start, unit="step", desc=workdir.name, mininterval=1.0)
+    with closing(MetricsWriter(workdir, start)) as writer, progress as bar:
         for step in range(start + 1, config.steps + 1):
             batch = next(data)
             state, metrics = step_fn(state, _features(batch))
@@ -74,8 +80,6 @@ def train(config, workdir: Path) -> None:
             if step % save_every == 0 or last:
                 checkpoints.save(step, state, data.get_state())
             bar.update()
-    checkpoints.close()
-    writer.close()
 
 
 def open_data(config) -> Store:
@@ -94,26 +98,20 @@ def open_data(config) -> Store:
 
 
 def complete(config, store: Store) -> FrozenConfigDict:
-    """The config with what only the store knows: the features' widths and rates."""
+    """The config with what only the store knows: the features' widths and rates, which clips there are to train on."""
     config = config.copy_and_resolve_references()
+    config.data.train_ids_sha256 = store.ledger["ids_sha256"][config.data.train_split]
     for name, tower in config.model.items():
         entry = store.ledger["modalities"][name]
         tower.feature_width, tower.rate_hz = entry["width"], float(entry["rate_hz"])
     return FrozenConfigDict(config)
 
 
-def keep_config(config, workdir: Path) -> None:
-    """Writes RUN/config.json, or refuses to resume a run that began with another config."""
+def refuse_other_config(config, workdir: Path) -> None:
+    """ConfigError where RUN was begun with another config: its checkpoints are of another run."""
     path = workdir / "config.json"
-    if path.exists():
-        changed = configs.differences(configs.load(path), config)
-        if changed:
-            raise configs.ConfigError(
-                f"{workdir} was begun with another config ({'; '.join(changed)}); use a new workdir"
-            )
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    configs.save(config, path)
+    if path.exists() and (changed := configs.differences(configs.load(path), config)):
+        raise configs.ConfigError(f"{workdir} was begun with another config ({'; '.join(changed)}); use a new workdir")
 
 
 def _features(batch: dict) -> dict:
@@ -131,14 +129,14 @@ def _stop_if_diverged(state, batch, store, config) -> None:
 
 
 def main() -> None:
-    for flag in (CONFIG, WORKDIR):
+    for flag in (CONFIG, cli.WORKDIR):
         if not flag.present:
             raise configs.ConfigError(f"--{flag.name}: expected a value, got none; see --help")
     try:
         config = CONFIG.value.lock()
-    except OSError as error:  # ml_collections tells of a missing file when the config is first used
+    except (OSError, AttributeError, KeyError, TypeError) as error:  # the file is read when its config is first used
         raise configs.ConfigError(f"--config: {' '.join(str(error).split())}") from error
-    train(config, Path(WORKDIR.value))
+    train(config, Path(cli.WORKDIR.value))
 
 
 if __name__ == "__main__":

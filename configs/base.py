@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
             precision="float32",
             implementation="fast",
             tile_size=0,  # 0: chosen from the shapes
-            resample="x_to_y",  # euclidean: x_to_y | y_to_x | a number of positions
+            resample="x_to_y",  # euclidean: x_to_y | y_to_x | a number of positions, as text: "32"
             squared=True,  # euclidean
             gamma=0.1,  # dtw
             cost="sqeuclidean",  # dtw, wasserstein
@@ -95,6 +95,7 @@ def get_config() -> ConfigDict:
     )
 
     config.data = ConfigDict(dict(store="data/marimba/store", train_split="train", val_split="val", test_split="test"))
+    config.data.train_ids_sha256 = ""  # filled by train.py, so that a run never goes on with other clips
     config.eval = ConfigDict(dict(every_fraction=0.2, batch_size=64, hybrid_k=(10, 50)))
     config.checkpoint = ConfigDict(dict(every_fraction=0.1, keep=2))
-    return config
+    return config.lock()  # a config file that misspells a key fails at that line

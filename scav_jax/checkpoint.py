@@ -11,15 +11,15 @@ from orbax.checkpoint import v1 as ocp
 class Checkpoints:
     """RUN/checkpoints: `save` blocks until the checkpoint is complete; `restore` knows only complete ones.
 
-    keep: how many of the newest stay.
+    keep: how many of the newest stay. read_only: for a run that another process may be writing.
     """
 
-    def __init__(self, workdir: Path, keep: int):
+    def __init__(self, workdir: Path, keep: int, *, read_only: bool = False):
         self._checkpointer = ocp.training.Checkpointer(
             (workdir / "checkpoints").absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
 
     @property

@@ -9,6 +9,7 @@ from scav_jax.config import ConfigError
 from scav_jax.features.checks import FeatureError
 from scav_jax.features.media import MediaError
 
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, evaluation.")
 USAGE, BAD_DATA = 2, 1
 
 

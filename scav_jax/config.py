@@ -9,8 +9,12 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from scav_jax import distances
 from scav_jax.losses import check_normalization
+from scav_jax.models.encoder import check_config
 
 METHODS = ("cav", "scav")
+PAIRS = (("visual", "audio"),)
+# Our choice, after CLIP: a learned temperature stays where a softmax over distances means something.
+TEMPERATURE_RANGE = (0.01, 10.0)
 
 
 class ConfigError(ValueError):
@@ -30,6 +34,7 @@ def recipe(config: Any) -> Any:
 def check(config: Any) -> None:
     """Raises ConfigError at the first key whose value cannot be run; needs neither data nor device."""
     counts = {"steps": 2, "batch_size": 2, "log_every_steps": 1, "eval.batch_size": 1, "checkpoint.keep": 1}
+    counts["distance.tile_size"] = 0
     for key, minimum in counts.items():
         if (value := _value(config, key)) < minimum:
             raise ConfigError(f"{key}: expected at least {minimum}, got {value}")
@@ -42,21 +47,32 @@ def check(config: Any) -> None:
     except ValueError as error:
         raise ConfigError(f"distance.{error}") from error
     for name in distances.DISTANCES:
-        for key in ("learning_rate", "temperature"):
-            if not config.recipe[name][key] > 0:
-                raise ConfigError(f"recipe.{name}.{key}: expected a positive number, got {config.recipe[name][key]}")
+        section, (low, high) = config.recipe[name], TEMPERATURE_RANGE
+        if not section.learning_rate > 0:
+            raise ConfigError(f"recipe.{name}.learning_rate: expected a positive number, got {section.learning_rate}")
+        if not low <= section.temperature <= high:
+            raise ConfigError(f"recipe.{name}.temperature: expected {low} to {high}, got {section.temperature}")
     trained = trained_with(config)
     options = {key: value for key, value in options.items() if key != "tile_size"} if config.method == "scav" else {}
     try:
         check_normalization(recipe(config).normalization, trained, **options)
     except ValueError as error:
         raise ConfigError(f"recipe.{trained}.{error}") from error
-    for pair in config.pairs:
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not set(pair) <= set(config.model):
-            raise ConfigError(f"pairs: expected two of {', '.join(config.model)}, got {pair}")
+    if tuple(map(tuple, config.pairs)) != PAIRS or not {*PAIRS[0]} <= set(config.model):
+        raise ConfigError(f"pairs: expected {PAIRS}, the one pair there is today, got {config.pairs}")
+    for name, tower in config.model.items():
+        try:
+            check_config(tower)
+        except ValueError as error:
+            raise ConfigError(f"model.{name}.{error}") from error
     widths = {name: tower.width for name, tower in config.model.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(f"model: expected towers of one width, got {widths}")
+    for key in ("b1", "b2"):
+        if not 0 <= config.optimizer[key] < 1:
+            raise ConfigError(f"optimizer.{key}: expected 0 <= {key} < 1, got {config.optimizer[key]}")
+    if not config.optimizer.clip_norm > 0:
+        raise ConfigError(f"optimizer.clip_norm: expected a positive number, got {config.optimizer.clip_norm}")
     for key in ("optimizer.warmup_fraction", "eval.every_fraction", "checkpoint.every_fraction"):
         if not 0 < (fraction := _value(config, key)) <= 1:
             raise ConfigError(f"{key}: expected a fraction of the steps, 0 < fraction <= 1, got {fraction}")
@@ -75,6 +91,7 @@ def every_steps(config: Any, fraction: float) -> int:
 
 def save(config: Any, path: Path) -> None:
     """Writes the config as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
     partial.replace(path)

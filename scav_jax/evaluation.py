@@ -54,6 +54,18 @@ def make_encoder(config: Any) -> Encoder:
     return jax.jit(lambda parameters, batch: training.encode(config, parameters, batch))
 
 
+def check_store(config: Any, store: Store) -> None:
+    """Raises ValueError where a store's features are not of the kind that the config's towers were made for."""
+    for name, tower in config.model.items():
+        entry = store.ledger["modalities"].get(name)
+        expected = (tower.feature_width, tower.rate_hz)
+        if entry is None or (entry["width"], entry["rate_hz"]) != expected:
+            got = "none" if entry is None else f"{entry['width']} at {entry['rate_hz']:g} Hz"
+            raise ValueError(
+                f"{store.path}: expected {name} features of width {expected[0]} at {expected[1]:g} Hz, got {got}"
+            )
+
+
 def encode_split(
     config: Any, encoder: Encoder, parameters: dict[str, Any], store: Store, split: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:

@@ -7,7 +7,10 @@ from typing import Any
 
 
 class MetricsWriter:
-    """Appends rows; on resume it first drops the rows of steps that are about to be done again."""
+    """Appends rows; on resume it first drops the rows of steps that are about to be done again.
+
+    A number that is not finite is written as NaN or Infinity, which Python's json reads.
+    """
 
     def __init__(self, workdir: Path, start_step: int):
         from tensorboardX import SummaryWriter

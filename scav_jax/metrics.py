@@ -25,6 +25,8 @@ def ranks(distances: ArrayLike, relevant: ArrayLike | None = None) -> np.ndarray
     i for query i, which needs Q <= G. A query with no relevant item ranks G + 1.
     """
     distances = np.asarray(distances)
+    if not np.issubdtype(distances.dtype, np.floating):
+        distances = distances.astype(np.float64)
     if distances.ndim != 2 or not distances.size:
         raise ValueError(f"distances: expected a non-empty (queries, gallery) matrix, got shape {distances.shape}")
     if np.isnan(distances).any():

@@ -310,7 +310,7 @@ def _picture_finder(runs: Sequence[Run]) -> tuple[Callable[[str], str | None], s
             return None
         try:
             encoded = clip_picture(files[clip_id], width=PICTURE_WIDTH, image_format="JPEG")
-        except MediaError:
+        except (MediaError, ImportError):  # without PyAV the clip is shown by its id
             return None
         return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()
 

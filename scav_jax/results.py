@@ -193,7 +193,7 @@ def ordered(values: Sequence[str], first: Sequence[str]) -> list[str]:
 
 def head_lines(row: Row) -> list[str]:
     """What stands over a subset's column: its name, gallery size, group size and chance R@1."""
-    groups = "no groups" if row["group_size"] is None else f"groups of {row['group_size']:g}"
+    groups = "no groups" if row["group_size"] in (None, 1) else f"groups of {row['group_size']:g}"
     chance = "chance unknown" if row["chance_R@1"] is None else f"chance {row['chance_R@1']:.2f}"
     return [row["subset"], f"gallery {row['gallery_size'] or '?'}", groups, chance]
 

@@ -8,13 +8,10 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from scav_jax import distances
-from scav_jax.config import recipe, trained_with
+from scav_jax.config import TEMPERATURE_RANGE, recipe, trained_with
 from scav_jax.losses import contrastive_loss
 from scav_jax.models import encoder
 from scav_jax.shapes import Masks, Sequences
-
-# Our choice, after CLIP: a learned temperature stays where a softmax over distances means something.
-TEMPERATURE_RANGE = (0.01, 10.0)
 
 Batch = dict[str, Any]
 

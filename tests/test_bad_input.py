@@ -22,7 +22,7 @@ BAD_CONFIGS = [
     (["--config.steps=abc"], USAGE, "config.steps=abc: invalid literal"),
     (["--config.method=foo"], USAGE, "method: expected one of cav, scav, got 'foo'"),
     (["--config.distance.name=foo"], USAGE, "distance.name: expected one of "),
-    (["--config.model.visual.num_heads=7"], BAD_DATA, "num_heads = 7"),
+    (["--config.model.visual.num_heads=7"], USAGE, "model.visual.width: expected a multiple of num_heads = 7"),
     (["--config.batch_size=999"], BAD_DATA, "batch_size: expected 1 to 64, the clips of split 'train', got 999"),
     (["--config.data.store=/nope"], BAD_DATA, "/nope: expected a store with a ledger.json, found none"),
     (["--config.data.train_split=foo"], USAGE, "data.train_split: expected one of train, val, test, got 'foo'"),
@@ -52,6 +52,16 @@ def test_a_config_that_cannot_run_leaves_no_run(shell, marimba, tmp_path, argume
 def test_missing_or_wrong_flags(shell, arguments, message):
     assert message in error_line(shell(*arguments), USAGE)
     assert not (REPOSITORY / "nowhere").exists()
+
+
+def test_a_config_file_that_misspells_a_key(shell, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from configs import base\ndef get_config():\n    config = base.get_config()\n    config.stesp = 3\n    return config\n"
+    )
+    line = error_line(shell("train.py", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}"), USAGE)
+    assert "stesp" in line
+    assert 'Did you mean "steps"' in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_eval_of_a_folder_that_is_no_run(shell, tmp_path):

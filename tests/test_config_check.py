@@ -23,10 +23,16 @@ def changed(**changes):
         (dict(checkpoint__keep=0), "checkpoint.keep: expected at least 1, got 0"),
         (dict(eval__hybrid_k=(10, 0)), "eval.hybrid_k: expected whole numbers above 0"),
         (dict(eval__every_fraction=0.0), "eval.every_fraction: expected a fraction of the steps"),
-        (dict(recipe__euclidean__temperature=0.0), "recipe.euclidean.temperature: expected a positive number"),
+        (dict(recipe__euclidean__temperature=0.0), "recipe.euclidean.temperature: expected 0.01 to 10"),
         (dict(recipe__euclidean__normalization="foo"), "recipe.euclidean.normalization: expected one of"),
-        (dict(pairs=(("visual", "text"),)), "pairs: expected two of"),
+        (dict(pairs=(("visual", "text"),)), "pairs: expected"),
+        (dict(pairs=(("audio", "visual"),)), "pairs: expected"),
+        (dict(pairs=()), "pairs: expected"),
+        (dict(distance__tile_size=-1), "distance.tile_size: expected at least 0, got -1"),
         (dict(model__audio__width=16), "model: expected towers of one width"),
+        (dict(model__audio__num_heads=7), "model.audio.width: expected a multiple of num_heads = 7"),
+        (dict(optimizer__b1=2.0), "optimizer.b1: expected 0 <= b1 < 1, got 2.0"),
+        (dict(optimizer__clip_norm=0.0), "optimizer.clip_norm: expected a positive number"),
     ],
 )
 def test_a_config_that_cannot_run_is_refused_by_key(changes, message):

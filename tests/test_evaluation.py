@@ -169,3 +169,10 @@ def test_intervals_resample_whole_groups(grouped):
     assert row["R@1"] == 50.0
     assert (row["R@1_low"] == 0) == grouped
     assert (row["R@1_high"] == 100) == grouped
+
+
+def test_a_store_of_other_features_is_refused(marimba):
+    store = open_store(marimba / "store")
+    evaluation.check_store(complete(base.get_config(), store), store)
+    with pytest.raises(ValueError, match="expected .* features of width 512 at 4 Hz, got 192 at 5 Hz"):
+        evaluation.check_store(base.get_config(), store)

@@ -245,3 +245,9 @@ def test_prepare_refuses_a_folder_of_another_world(tmp_path, marimba):
     with pytest.raises(ValueError, match="another --out"):
         prepare.prepare(tmp_path, scale=0.05, seed=1)
     assert [path.name for path in tmp_path.rglob("*")] == ["world", "world.json"]
+
+
+def test_a_world_larger_than_its_sets_of_notes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="scale: test static has 92 sets of notes, 96 were asked for"):
+        prepare.prepare(tmp_path / "marimba", scale=1.5)
+    assert not (tmp_path / "marimba").exists()

@@ -109,3 +109,9 @@ def test_bootstrap_names_bad_input(message, arguments, level):
 def test_metrics_import_no_jax():
     code = "import sys, scav_jax.metrics; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_integer_distances_rank_as_their_values():
+    distances = np.array([[1, 2], [3, 3]])
+    np.testing.assert_array_equal(ranks(distances), [1, 2])
+    assert retrieval_metrics(distances) == retrieval_metrics(distances.astype(float))

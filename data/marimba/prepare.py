@@ -29,18 +29,17 @@ VERSION = 1  # of score, picture and sound: another number, another world
 def prepare(out: str | Path = ROOT, *, seed: int = SEED, scale: float = 1.0, num_workers: int | None = None) -> None:
     """Renders, extracts and packs the world that (seed, scale) stand for below `out`, where it is not there yet.
 
-    ValueError where `out` holds another world, FeatureError or MediaError where a stage fails.
+    ValueError where `out` holds another world, or where a stage fails.
     """
     # One process a core: BLAS threads on top of them only fight for the cores. The workers inherit it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     out = Path(out)
     world = out / "world"
-    settings = {"version": VERSION, "seed": seed, "scale": scale}
-    _keep_settings(world, settings)
+    clips = score.clips(seed, scale)
+    _keep_settings(world, {"version": VERSION, "seed": seed, "scale": scale})
     if (out / "store").exists():
         return
     num_workers = num_workers or os.cpu_count() or 1
-    clips = score.clips(seed, scale)
     print(f"marimba: rendering {len(clips)} clips of {score.CLIP_S:g} s into {world / 'media'}", flush=True)
     render(clips, world, seed, num_workers)
     print("marimba: extracting features", flush=True)

@@ -1,6 +1,6 @@
 """What is played: the melodies of every clip, and the subsets of the test gallery that tell what a method can hear.
 
-Everything is drawn from (seed, clip), so that a clip does not depend on which others are rendered.
+The music of a clip is drawn from the seed and its own place, whichever others are rendered.
 """
 
 from dataclasses import dataclass
@@ -61,6 +61,10 @@ def clips(seed: int, scale: float = 1.0) -> list[Clip]:
             num_groups = max(round(num_groups * scale), 8 if split == "train" else 2)
             subset_index = SUBSETS.index(subset) if subset else len(SUBSETS)
             note_sets = _note_sets(np.random.default_rng([seed, split_index, subset_index]), subset)
+            if note_sets and num_groups > len(note_sets):
+                raise ValueError(
+                    f"scale: {split} {subset} has {len(note_sets)} sets of notes, {num_groups} were asked for"
+                )
             for index in range(num_groups):
                 rng = np.random.default_rng([seed, split_index, subset_index, index])
                 group = f"{split}-{subset}-{index:03d}" if subset else f"{split}-{index:05d}"

@@ -71,7 +71,7 @@ def pairwise(
     tile_size: int | None = None,
     **options,
 ) -> Distances:
-    """Distance of every clip of x (Bx, n, d) to every clip of y (By, m, d): (Bx, By), float32, or float64 if both are.
+    """Distance of every clip of x (Bx, n, d) to every clip of y (By, m, d): (Bx, By), float32 (float64 if one is).
 
     Masks are (B, length) bool prefixes, True = valid (None: every clip is full, which selects cheaper forms); what
     padding holds changes neither value nor gradient. Differentiable in x and y (reverse mode, once). Values and

@@ -30,7 +30,7 @@ def init(rng: PRNGKeyArray, config: Any) -> Parameters:
     Raises:
       ValueError: the config asks for what does not exist; names the key, its value and what it may be.
     """
-    _check_config(config)
+    check_config(config)
     _, state = nnx.split(Tower(config, rngs=nnx.Rngs(rng)))
     return nnx.to_pure_dict(state)
 
@@ -59,7 +59,7 @@ def apply(
       ValueError: a bad config, features of another width than `config.feature_width`, a mask that is no prefix,
         not one key a clip, parameters of another config.
     """
-    _check_config(config)
+    check_config(config)
     if features.shape[-1] != config.feature_width:
         raise ValueError(f"features: expected feature_width {config.feature_width}, got shape {features.shape}")
     if rng is not None and rng.shape[:1] != features.shape[:1]:
@@ -132,7 +132,8 @@ def _with_parameters(config: Any, parameters: Parameters) -> Tower:
     return nnx.merge(graph, parameters)
 
 
-def _check_config(config: Any) -> None:
+def check_config(config: Any) -> None:
+    """ValueError at the first key of a tower's section whose value cannot be; names key, value and what may be."""
     for field in ("feature_width", "width", "mlp_width", "num_layers", "num_heads", "ffn_width"):
         _require(config, field, getattr(config, field) >= 1, "at least 1")
     _require(config, "mlp_hidden_layers", config.mlp_hidden_layers >= 0, "at least 0")
