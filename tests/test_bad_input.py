@@ -56,7 +56,8 @@ def test_missing_or_wrong_flags(shell, arguments, message):
 
 def test_a_config_file_that_misspells_a_key(shell, tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from configs import base\ndef get_config():\n    config = base.get_config()\n    config.stesp = 3\n    return config\n"
+        "from configs import base\n\ndef get_config():\n"
+        "    config = base.get_config()\n    config.stesp = 3\n    return config\n"
     )
     line = error_line(shell("train.py", f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}"), USAGE)
     assert "stesp" in line

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from scav_jax.features import extract as extraction
-from scav_jax.features.extract import extract
+from scav_jax.features.checks import FeatureError
+from scav_jax.features.extract import extract, read_record
 from scav_jax.features.extractors import LogMel, Pixels, describe, extractor_names, make_extractor
 from scav_jax.features.media import write_clip
 
@@ -38,6 +39,16 @@ class Crashing(Pixels):
     def read(self, path):
         if path.stem == "c1":
             os._exit(11)
+        return super().read(path)
+
+
+@dataclass(frozen=True)
+class Odd(Pixels):
+    """Stands for a decoder that raises an error of its own on one file."""
+
+    def read(self, path):
+        if path.stem == "c1":
+            raise ValueError("invalid sample format\nand more")
         return super().read(path)
 
 
@@ -90,6 +101,10 @@ def test_extractors_by_name():
         make_extractor("logmel", band=3)
     with pytest.raises(ValueError, match="<= 50"):
         LogMel(rate_hz=60.0)
+    for rate_hz in (0.0, -1.0, float("nan"), float("inf")):
+        for extractor in (Pixels, LogMel):
+            with pytest.raises(ValueError, match=rf"{extractor.name} rate_hz: expected .*, got {rate_hz}"):
+                extractor(rate_hz=rate_hz)
 
 
 def test_extraction_resumes_and_names_bad_files(tmp_path, capsys):
@@ -152,6 +167,33 @@ def test_a_crashing_decoder_costs_one_clip(tmp_path):
     report = extract(media, out, [Crashing(rate_hz=4.0)], num_workers=1, progress=False)
     assert report.bad == {media / "c1.mp4": "the decoder crashed"}
     assert sorted(path.stem for path in out.glob("*.npz")) == ["c0", "c2", "c3", "c4", "c5"]
+
+
+def test_an_odd_error_costs_one_clip(tmp_path):
+    media, out = make_media(tmp_path / "media", 3), tmp_path / "features"
+    report = extract(media, out, [Odd(rate_hz=4.0)], num_workers=0, progress=False)
+    assert report.bad == {media / "c1.mp4": "ValueError: invalid sample format"}
+    assert sorted(path.stem for path in out.glob("*.npz")) == ["c0", "c2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"modalities": ', "expected a JSON object, cannot be read"),
+        ("\udcff", "expected a JSON object, cannot be read"),
+        ("[]", r"expected decoder, and modalities .*, got \[\]"),
+        ('{"modalities": {}}', "expected decoder, and modalities"),
+        ('{"modalities": {"audio": {"width": 8}}, "decoder": {}}', ".* with width, rate_hz and extractor each"),
+        (
+            '{"modalities": {"audio": {"width": 8, "rate_hz": "6", "extractor": {}}}, "decoder": {}}',
+            ".* with width, rate_hz",
+        ),
+    ],
+)
+def test_a_foreign_record_is_named(tmp_path, text, message):
+    (tmp_path / "extraction.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(FeatureError, match=rf"{tmp_path}/extraction\.json: {message}"):
+        read_record(tmp_path)
 
 
 def test_command_exit_codes(tmp_path, capsys):

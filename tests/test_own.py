@@ -81,6 +81,13 @@ def test_without_a_table_the_hash_splits(layouts, capsys):
     assert store.ledger["split_rule"].startswith("by sha256 of the group")
 
 
+def test_empty_splits_are_warned_of_in_order(layouts, capsys):
+    (layouts / "clips.csv").write_text("id,split\n" + "".join(f"v{clip},val\n" for clip in range(CLIPS)))
+    assert main(arguments(layouts, "--dry-run")) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert [line.split()[2] for line in warnings] == ["train", "test"]
+
+
 def test_extraction_record_gives_rates(layouts):
     entry = {"width": 5, "rate_hz": 8.0, "extractor": {"name": "pixels", "version": "1"}}
     record = {"modalities": {"visual": entry, "audio": {**entry, "width": 4}}, "decoder": {"pyav": "18"}}
@@ -93,13 +100,15 @@ def test_extraction_record_gives_rates(layouts):
 def test_every_error_is_a_line_and_nothing_is_written(layouts, capsys):
     (layouts / "visual" / "v0.npy").unlink()
     np.save(layouts / "audio" / "v1.npy", np.full((7, 4), np.nan))
+    (layouts / "audio" / "v2.npy").write_bytes(b"\x93NUMPY truncated")
+    (layouts / "audio" / "v3.npy").unlink()
     before = listing(layouts)
     assert main(arguments(layouts, npz=False)) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert lines == [
-        f"error: {layouts}/audio/v1.npy: audio: expected finite numbers, got 28 NaN or Inf of 28",
-        f"error: {layouts}/visual/v0.npy: expected audio and visual, visual is missing",
-    ]
+    assert len(lines) == 4
+    assert lines[0] == f"error: {layouts}/audio/v1.npy: audio: expected finite numbers, got 28 NaN or Inf of 28"
+    assert lines[1].startswith(f"error: {layouts}/audio/v2.npy: expected NumPy arrays, cannot be read: ")
+    assert lines[2:] == ["error: v0: in audio only", "error: v3: in visual only"]
     assert listing(layouts) == before
 
 

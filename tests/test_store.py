@@ -148,6 +148,9 @@ def test_extraction_record_must_match(tmp_path, rng):
     folder, _, _ = write_features(tmp_path / "features", 2, rng)
     with pytest.raises(ValueError, match="audio rate_hz: expected the features' positive rate, got None"):
         build(folder, tmp_path / "store")
+    for rate_hz in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ValueError, match=f"audio rate_hz: expected the features' positive rate, got {rate_hz}"):
+            build(folder, tmp_path / "store", rates_hz=RATES_HZ | {"audio": rate_hz})
     extractor = {"name": "pixels", "version": "1", "rows": 8}
     record = {
         "modalities": {
@@ -168,6 +171,29 @@ def test_extraction_record_must_match(tmp_path, rng):
     store.check_extractor("visual", extractor)
     with pytest.raises(FeatureError, match="visual extractor rows: expected 4, got 8"):
         store.check_extractor("visual", extractor | {"rows": 4})
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_clips_of_one_modality_are_refused(tmp_path, rng, mixed):
+    folder, clips_csv, _ = write_features(tmp_path / "features", 4, rng)
+    for position in range(3 if mixed else 4):
+        np.savez(folder / f"v{position:02d}.npz", visual=rng.normal(size=(3, 6)))
+    with pytest.raises(FeatureError) as caught:
+        build(folder, tmp_path / "store", clips_csv, rates_hz=RATES_HZ)
+    assert caught.value.problems == (
+        f"{folder}: expected arrays of two modalities (visual and audio) in every file, most have visual only",
+    )
+
+
+def test_bad_features_in_most_files_blame_no_other(tmp_path, rng):
+    folder, clips_csv, _ = write_features(tmp_path / "features", 4, rng)
+    for position in range(3):
+        np.savez(folder / f"v{position:02d}.npz", visual=rng.normal(size=(3, 6)), audio=np.zeros((6, 4)))
+    with pytest.raises(FeatureError) as caught:
+        build(folder, tmp_path / "store", clips_csv, rates_hz=RATES_HZ)
+    assert caught.value.problems == tuple(
+        f"{folder}/v{position:02d}.npz: audio: expected numbers that vary, got 0 throughout" for position in range(3)
+    )
 
 
 def edit_ledger(path, edit):
@@ -220,6 +246,7 @@ def test_a_folder_without_ledger_is_no_store(tmp_path):
         ("id,splt\na,train\n", "expected a header"),
         ("id,split\na,train\na,val\n", "line 3: expected unique ids"),
         ("id,split\na,dev\n", "expected a split of train, val, test, got 'dev'"),
+        ("id,split,subset\na,train,all\n", "line 2: expected a subset not named 'all'"),
         ("id,split\n../a,train\n", "without slashes"),
         ("id,split\n..,train\n", "not a folder"),
         ("id,split\na\n", "line 2: expected 2 cells"),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scav_jax.features.clips import SPLITS
 from scav_jax.features.extract import read_record
 from scav_jax.features.plan import describe_plan, plan_store
 from scav_jax.features.store import write_store
@@ -50,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             features, options.clips, name=options.name, rates_hz=rates_hz, media=options.media, progress=True
         )
         print(describe_plan(plan))
-        for split in {"train", "val", "test"} - plan.splits.keys():
-            print(f"warning: split {split} has no clips; give splits in --clips", file=sys.stderr)
+        for split in SPLITS:
+            if split not in plan.splits:
+                print(f"warning: split {split} has no clips; give splits in --clips", file=sys.stderr)
         if not options.dry_run:
             write_store(plan, options.out)
             print(f"wrote {options.out}")

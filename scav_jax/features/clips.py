@@ -102,4 +102,6 @@ def _problem(clip: Clip, others: dict[str, Clip]) -> str | None:
         return f"expected unique ids, got {clip.id!r} again"
     if clip.split not in SPLITS:
         return f"expected a split of {', '.join(SPLITS)}, got {clip.split!r}"
+    if clip.subset == "all":
+        return "expected a subset not named 'all' (results call the whole split that), got 'all'"
     return id_problem(clip.id)

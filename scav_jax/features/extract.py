@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from scav_jax.features.checks import find_problem
+from scav_jax.features.checks import FeatureError, find_problem
 from scav_jax.features.extractors import Extractor, describe, extractor_names, make_extractor
 from scav_jax.features.media import MediaError, import_av
 
@@ -71,9 +71,37 @@ def extract(
 
 
 def read_record(features_dir: str | Path) -> dict[str, Any] | None:
-    """The extraction.json of a features folder, None where it has none."""
+    """The extraction.json of a features folder, None where it has none; FeatureError where it is not one of extract."""
     path = Path(features_dir) / RECORD
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSON's and UTF-8's
+        raise FeatureError([f"{path}: expected a JSON object, cannot be read: {error}"]) from error
+    if not _is_record(record):
+        raise FeatureError(
+            [
+                f"{path}: expected decoder, and modalities with width, rate_hz and extractor each, as "
+                f"scav_jax.features.extract writes them, got {json.dumps(record)[:200]}"
+            ]
+        )
+    return record
+
+
+def _is_record(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and "decoder" in record
+        and isinstance(record.get("modalities"), dict)
+        and all(
+            isinstance(entry, dict)
+            and "extractor" in entry
+            and isinstance(entry.get("width"), int)
+            and isinstance(entry.get("rate_hz"), int | float)
+            for entry in record["modalities"].values()
+        )
+    )
 
 
 def _media_files(media_dir: Path) -> list[Path]:
@@ -131,6 +159,10 @@ def _extract_one(path: Path, out_dir: Path, extractors: Sequence[Extractor]) -> 
             features[extractor.modality] = extractor(extractor.read(path))
         except MediaError as error:
             return error.reason
+        except ImportError:  # a missing package is no fault of the file
+            raise
+        except Exception as error:  # whatever an odd file brings out in a decoder costs that file only
+            return f"{type(error).__name__}: {error}".splitlines()[0]
         if problem := find_problem(features[extractor.modality]):
             return f"{extractor.modality} features: {problem}"
     partial = out_dir / f".{path.stem}.{os.getpid()}.partial"

@@ -5,6 +5,7 @@ and the call computes features from that, so that a pretrained network can decod
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,6 +58,10 @@ class Pixels:
     version: ClassVar[str] = "1"
     modality: ClassVar[str] = "visual"
     patch: ClassVar[int] = 8  # pixels of the scaled frame along a patch's side
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
+            raise ValueError(f"pixels rate_hz: expected a positive rate, got {self.rate_hz}")
 
     @property
     def width(self) -> int:

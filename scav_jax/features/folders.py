@@ -22,6 +22,8 @@ _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib
 class NpzFolder:
     """<id>.npz files whose arrays are named by modality; the modalities are those that most files have."""
 
+    modalities: tuple[str, ...] = ()  # not given
+
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.ids = _stems(self.path, ".npz")
@@ -29,7 +31,7 @@ class NpzFolder:
     def file(self, clip_id: str, modality: str | None = None) -> Path:
         return self.path / f"{clip_id}.npz"
 
-    def load(self, clip_id: str) -> dict[str, np.ndarray]:
+    def load(self, clip_id: str, modality: str | None = None) -> dict[str, np.ndarray]:
         """The clip's arrays by modality; one of _UNREADABLE where the file cannot be read. Pickles are refused."""
         with zipfile.ZipFile(self.file(clip_id)) as archive:
             return {
@@ -43,16 +45,27 @@ class NpyFolders:
 
     def __init__(self, paths: Mapping[str, str | Path]):
         self.paths = {modality: Path(path) for modality, path in paths.items()}
-        stems = [_stems(path, ".npy") for path in self.paths.values()]
-        self.ids = sorted(set().union(*stems))
+        self.modalities = tuple(self.paths)
+        stems = {modality: set(_stems(path, ".npy")) for modality, path in self.paths.items()}
+        self.ids = sorted(set().union(*stems.values()))
+        self._found_in = {clip_id: [name for name in stems if clip_id in stems[name]] for clip_id in self.ids}
+
+    @property
+    def unmatched(self) -> dict[str, list[str]]:
+        """The modalities of every clip that has not all of them."""
+        return {clip_id: found for clip_id, found in self._found_in.items() if len(found) < len(self.modalities)}
 
     def file(self, clip_id: str, modality: str | None = None) -> Path:
-        return self.paths[modality or next(iter(self.paths))] / f"{clip_id}.npy"
+        """Of `modality`; without it, of the first that has the clip."""
+        return self.paths[modality or self._found_in[clip_id][0]] / f"{clip_id}.npy"
 
-    def load(self, clip_id: str) -> dict[str, np.ndarray]:
-        """As NpzFolder.load; modalities without a file are left out."""
-        files = {modality: self.file(clip_id, modality) for modality in self.paths}
-        return {modality: _read_npy(file) for modality, file in files.items() if file.exists()}
+    def load(self, clip_id: str, modality: str | None = None) -> dict[str, np.ndarray]:
+        """As NpzFolder.load, of `modality` only where given; modalities without a file are left out."""
+        return {
+            name: _read_npy(self.file(clip_id, name))
+            for name in self._found_in[clip_id]
+            if modality is None or name == modality
+        }
 
 
 FeatureFolder = NpzFolder | NpyFolders
@@ -68,43 +81,62 @@ class Inspection:
 
 
 def inspect(folder: FeatureFolder, *, progress: bool = False) -> Inspection:
-    """Reads every clip once. A modality is what at least half of the clips have, its width what most of them have."""
+    """Reads every clip once. A modality's width is what most of the clips have.
+
+    The modalities are the folder's where it gives them, else what at least half of the clips have; two are needed.
+    """
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    problems: dict[Path, str] = {}
+    counts, num_read = Counter[str](), 0
+    problems: dict[str, str] = {}
     for clip_id in tqdm(folder.ids, unit="clip", desc="checking", disable=not progress):
         if problem := id_problem(clip_id):
-            problems[folder.file(clip_id)] = problem
+            problems[str(folder.file(clip_id))] = problem
             continue
-        try:
-            arrays = folder.load(clip_id)
-        except _UNREADABLE as error:
-            problems[folder.file(clip_id)] = f"expected NumPy arrays, cannot be read: {' '.join(str(error).split())}"
-            continue
-        shapes[clip_id] = {modality: features.shape for modality, features in arrays.items()}
-        for modality, features in arrays.items():
-            if problem := find_problem(features):
-                problems[folder.file(clip_id, modality)] = f"{modality}: {problem}"
-                del shapes[clip_id][modality]
-    counts = Counter(modality for found in shapes.values() for modality in found)
-    modalities = [modality for modality, count in sorted(counts.items()) if 2 * count >= len(shapes)]
+        shapes[clip_id] = {}
+        for part in folder.modalities or (None,):
+            try:
+                arrays = folder.load(clip_id, part)
+            except _UNREADABLE as error:
+                reason = " ".join(str(error).split())
+                problems[str(folder.file(clip_id, part))] = f"expected NumPy arrays, cannot be read: {reason}"
+                continue
+            num_read += 1
+            counts.update(arrays.keys())
+            for modality, features in arrays.items():
+                if problem := find_problem(features):
+                    problems[str(folder.file(clip_id, modality))] = f"{modality}: {problem}"
+                else:
+                    shapes[clip_id][modality] = features.shape
+    modalities = sorted(folder.modalities or (modality for modality, count in counts.items() if 2 * count >= num_read))
     widths = {
-        modality: Counter(found[modality][1] for found in shapes.values() if modality in found).most_common(1)[0][0]
+        modality: Counter(sizes).most_common(1)[0][0]
         for modality in modalities
+        if (sizes := [found[modality][1] for found in shapes.values() if modality in found])
     }
     for clip_id, found in shapes.items():
-        for modality in modalities:
-            file = folder.file(clip_id, modality)
-            if modality not in found:
-                problems.setdefault(file, f"expected {' and '.join(modalities)}, {modality} is missing")
-            elif found[modality][1] != widths[modality]:
-                problems[file] = f"{modality}: expected width {widths[modality]}, got {found[modality][1]}"
-        for modality in found.keys() - set(modalities):
-            problems[folder.file(clip_id, modality)] = f"expected {' and '.join(modalities)}, got {modality!r} as well"
+        for modality in sorted(found.keys() & set(modalities)):
+            if found[modality][1] != widths[modality]:
+                name = str(folder.file(clip_id, modality))
+                problems[name] = f"{modality}: expected width {widths[modality]}, got {found[modality][1]}"
+    if isinstance(folder, NpyFolders):
+        problems |= {clip_id: f"in {' and '.join(found)} only" for clip_id, found in folder.unmatched.items()}
+    elif len(modalities) < 2 and num_read:
+        found_most = f"{modalities[0]} only" if modalities else "no name in common"
+        problems[str(folder.path)] = (
+            f"expected arrays of two modalities (visual and audio) in every file, most have {found_most}"
+        )
+    else:
+        for clip_id, found in shapes.items():
+            name, expected = str(folder.file(clip_id)), " and ".join(modalities)
+            for modality in sorted(set(modalities) - found.keys()):
+                problems.setdefault(name, f"expected {expected}, {modality} is missing")
+            for modality in sorted(found.keys() - set(modalities)):
+                problems[name] = f"expected {expected}, got {modality!r} as well"
     lengths = {
         modality: {clip_id: found[modality][0] for clip_id, found in shapes.items() if modality in found}
         for modality in modalities
     }
-    return Inspection(widths, lengths, [f"{file}: {problem}" for file, problem in sorted(problems.items())])
+    return Inspection(widths, lengths, [f"{name}: {problem}" for name, problem in sorted(problems.items())])
 
 
 def _read_npy(path: Path) -> np.ndarray:

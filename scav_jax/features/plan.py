@@ -1,6 +1,7 @@
 """What a store will hold, decided before anything is written: the clips by split, the checks, the ledger."""
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def _modalities(
     for modality, width in inspection.widths.items():
         recorded = record["modalities"].get(modality) if record else None
         rate_hz = rates_hz.get(modality, recorded["rate_hz"] if recorded else None)
-        if rate_hz is None or rate_hz <= 0:
+        if rate_hz is None or not math.isfinite(rate_hz) or rate_hz <= 0:
             raise ValueError(f"{modality} rate_hz: expected the features' positive rate, got {rate_hz}")
         if recorded and (recorded["width"], recorded["rate_hz"]) != (width, rate_hz):
             raise ValueError(
