@@ -30,13 +30,9 @@ def train(config, workdir: Path) -> None:
     configs.check(config)
     store = open_data(config)
     config = complete(config, store)
-    refuse_other_config(config, workdir)
     data = train_iterator(store, config.data.train_split, config.batch_size, config.seed)
     state = jax.jit(lambda: training.init(config))()
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
-    print(f"{workdir}: {configs.describe(config)}, {count:,} parameters", flush=True)
-
-    configs.save(config, workdir / "config.json")
+    keep_config(config, workdir)
     with closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
         loop(config, workdir, store, data, state, checkpoints)
 
@@ -56,7 +52,8 @@ def loop(config, workdir: Path, store: Store, data, state: training.TrainState, 
     position = data.get_state()
     example = _features(next(data))
     data.set_state(position)
-    print("compiling the train step", flush=True)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
+    print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; compiling", flush=True)
     step_fn = jax.jit(partial(training.train_step, config), donate_argnums=0).lower(state, example).compile()
     save_every = configs.every_steps(config, config.checkpoint.every_fraction)
     eval_every = configs.every_steps(config, config.eval.every_fraction)
@@ -107,10 +104,12 @@ def complete(config, store: Store) -> FrozenConfigDict:
     return FrozenConfigDict(config)
 
 
-def refuse_other_config(config, workdir: Path) -> None:
-    """ConfigError where RUN was begun with another config: its checkpoints are of another run."""
+def keep_config(config, workdir: Path) -> None:
+    """Writes RUN/config.json, or refuses to resume a run that began with another config: its checkpoints are others."""
     path = workdir / "config.json"
-    if path.exists() and (changed := configs.differences(configs.load(path), config)):
+    if not path.exists():
+        configs.save(config, path)
+    elif changed := configs.differences(configs.load(path), config):
         raise configs.ConfigError(f"{workdir} was begun with another config ({'; '.join(changed)}); use a new workdir")
 
 
