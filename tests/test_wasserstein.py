@@ -113,7 +113,6 @@ def test_kernel_domain_is_as_stable_as_the_log_domain(epsilon, rng):
 
 @pytest.mark.parametrize("debiased", [True, False])
 def test_ott_agrees(debiased, rng):
-    pytest.importorskip("ott", reason="ott-jax is a core dependency: install it to compare the solvers")
     x, y = jnp.asarray(rng.normal(size=(2, 5, 3)), jnp.float32), jnp.asarray(rng.normal(size=(2, 4, 3)), jnp.float32)
 
     def run(solver):
