@@ -38,6 +38,6 @@ def block(x: Float[Array, "Bx d"], y: Float[Array, "By d"], *, precision: str) -
     return 1 - ground.product("id,jd->ij", x, y, precision)
 
 
-def values_per_pair(x: Float[Array, "Bx d"], y: Float[Array, "By d"]) -> int:
-    """Numbers that a block holds for each pair; sets the default tile."""
-    return 1
+def tile_budget(x: Float[Array, "Bx d"], y: Float[Array, "By d"]) -> dict[str, int]:
+    """A block is a part of the result and nothing else."""
+    return dict(pair_bytes=x.dtype.itemsize, cpu_tile_bytes=2**25)

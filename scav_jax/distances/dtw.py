@@ -99,71 +99,131 @@ def can_be_negative(*, gamma, cost, normalize, debiased) -> bool:
 
 
 def prepare(x: XSequences, x_mask: XMasks | None, y: YSequences, y_mask: YMasks | None, **options) -> tuple[dict, dict]:
-    """What the pairs need of each clip: its frames and valid length (absent where all clips are full)."""
+    """What the pairs need of each clip: its frames and valid length."""
     return _clips(x, x_mask), _clips(y, y_mask)
 
 
 def _clips(frames, mask):
-    return dict(frames=frames) if mask is None else dict(frames=frames, length=jnp.sum(mask, axis=1))
+    lengths = jnp.full_like(frames[:, 0, 0], frames.shape[1], dtype=int) if mask is None else jnp.sum(mask, axis=1)
+    return dict(frames=frames, length=lengths)
 
 
 def self_distance(clips: dict, *, gamma, cost, precision: str, **_) -> Float[Array, " B"]:
     """(B,) unnormalised d(x, x), for the debiased form."""
     costs = ground.self_costs(clips["frames"], cost, precision)
-    corner = (clips["length"], clips["length"]) if "length" in clips else None
-    return soft_dtw(costs, corner, gamma)
+    return soft_dtw(diagonals(jnp.moveaxis(costs, 0, -1)), clips["length"], clips["length"], gamma)
 
 
 def block(x: dict, y: dict, *, gamma, cost, normalize, debiased, precision: str) -> Distances:
     """All pairs of prepared clips."""
-    if x["frames"].shape[1] > y["frames"].shape[1]:  # the recursion's lanes are the shorter side
+    if x["frames"].shape[1] > y["frames"].shape[1]:  # the sweep's lanes are the shorter side
         return block(y, x, gamma=gamma, cost=cost, normalize=normalize, debiased=debiased, precision=precision).T
-    costs = ground.cost_block(x["frames"], y["frames"], cost, precision)
-    x_clips, y_clips, n, m = costs.shape
-    x_length, y_length = jnp.asarray(n), jnp.asarray(m)
-    corner = None
-    if "length" in x:
-        x_length, y_length = x["length"][:, None], y["length"][None, :]
-        corner = jnp.repeat(x["length"], y_clips), jnp.tile(y["length"], x_clips)
-    values = soft_dtw(costs.reshape(-1, n, m), corner, gamma).reshape(x_clips, y_clips)
+    (x_clips, n, _), (y_clips, m, _) = x["frames"].shape, y["frames"].shape
+    costs = ground.cost_block(y["frames"].swapaxes(0, 1), x["frames"].swapaxes(0, 1), cost, precision)
+    tables = diagonals(jnp.transpose(costs, (2, 0, 1, 3)).reshape(n, m, -1))  # pairs in the order (y, x)
+    lengths = jnp.tile(x["length"], y_clips), jnp.repeat(y["length"], x_clips)
+    values = soft_dtw(tables, *lengths, gamma).reshape(y_clips, x_clips).T
     if debiased:
         values -= (x["self"][:, None] + y["self"][None, :]) / 2
-    return values / (x_length + y_length).astype(values.dtype) if normalize else values
+    return values / (x["length"][:, None] + y["length"][None, :]).astype(values.dtype) if normalize else values
 
 
+def diagonals(costs: Float[Array, "n m P"]) -> Float[Array, "n K P"]:
+    """Row i moved i to the right: column k holds anti-diagonal k of each of P tables, K = n + m - 1; BIG elsewhere."""
+    n, m, pairs = costs.shape
+    # Pad the rows by n, flatten, and read rows one shorter: no gather.
+    padded = jnp.pad(costs, ((0, 0), (0, n), (0, 0)), constant_values=BIG)
+    return padded.reshape(n * (m + n), pairs)[:-n].reshape(n, m + n - 1, pairs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def soft_dtw(
-    costs: Float[Array, "P n m"], corner: tuple[Int[Array, " P"], Int[Array, " P"]] | None, gamma: float | int
+    tables: Float[Array, "n K P"], x_length: Int[Array, " P"], y_length: Int[Array, " P"], gamma: float | int
 ) -> Float[Array, " P"]:
-    """Soft-DTW of P cost tables, n <= m, read at `corner` = (valid n, valid m), None = (n, m).
+    """Soft-DTW of P tables of `diagonals`, each read at the last cell of its valid lengths.
 
-    One scan over anti-diagonals, whose cells depend on the two before only; its lanes are the pairs. Each is
-    carried relative to its minimum: the soft minimum then compares small numbers, and its probabilities keep float32's
-    digits at small gamma.
+    One scan over the anti-diagonals, whose cells depend on the two before only; its lanes are the pairs.
     """
-    _, n, m = costs.shape
-    # Row i moves i to the right: pad the rows by n, flatten, and read rows one shorter. No gather.
-    padded = jnp.pad(jnp.moveaxis(costs, 0, -1), ((0, 0), (0, n), (0, 0)), constant_values=BIG)
-    skewed = padded.reshape(n * (m + n), -1)[:-n].reshape(n, m + n - 1, -1).swapaxes(0, 1)
-    outside = jnp.full_like(skewed[0], BIG)
-
-    def diagonal_step(carry, diagonal_costs):
-        origin, before_last, last, offset = carry
-        up = jnp.concatenate([outside[:1], last[:-1]])
-        diagonal = jnp.concatenate([origin, before_last[:-1]])
-        now = diagonal_costs + softmin(diagonal, up, last, gamma)
-        least = jax.lax.stop_gradient(jnp.min(now, axis=0))
-        carry = outside[:1], last - least[None], now - least[None], offset + least
-        return carry, None if corner is None else now + offset[None]
-
-    start = jnp.zeros_like(outside[:1]), outside, outside, jnp.zeros_like(outside[0])
-    (_, _, last, offset), diagonals = jax.lax.scan(diagonal_step, start, skewed)
-    if corner is None:
-        return offset + last[-1]
-    row, column = corner[0] - 1, corner[1] - 1
-    cell = (row + column) * n + row
-    return jnp.take_along_axis(diagonals.reshape(-1, cell.size), cell[None], axis=0)[0]
+    return _sweep(tables, x_length, y_length, gamma, keep=False)[0]
 
 
-def values_per_pair(x: dict, y: dict) -> int:
-    """Numbers that a block holds for each pair; sets the default tile."""
-    return x["frames"].shape[1] * y["frames"].shape[1]
+def _sweep(tables, x_length, y_length, gamma, keep):
+    """The values, and what the way back needs of each diagonal: its soft minima and the minimum of the one before.
+
+    Each diagonal is carried relative to the minimum of the one before: the soft minimum then compares small numbers,
+    and its probabilities keep float32's digits at small gamma.
+    """
+
+    def step(carry, k):
+        before, last, least_before, least, offset, values = carry
+        predecessors = before[:-1] - least_before[None, :], last[:-1], last[1:]
+        soft_minima = softmin(*predecessors, gamma)
+        now = _at(tables, k, axis=1) - least[None, :] + soft_minima
+        offset += least
+        at_corner = jnp.take_along_axis(now, x_length[None, :] - 1, axis=0)[0] + offset
+        values = jnp.where(k == x_length + y_length - 2, at_corner, values)
+        kept = (_choice(*predecessors) if gamma == 0 else soft_minima, least) if keep else None
+        now = jnp.pad(now, ((1, 0), (0, 0)), constant_values=BIG)
+        return (last, now, least, jnp.min(now, axis=0), offset, values), kept
+
+    n, K, pairs = tables.shape
+    outside, zeros = jnp.full_like(tables[:, 0], BIG, shape=(n + 1, pairs)), jnp.zeros_like(tables[0, 0])
+    start = outside.at[0].set(0), outside, zeros, zeros, zeros, zeros
+    (*_, values), kept = jax.lax.scan(step, start, jnp.arange(K))
+    return values, kept
+
+
+def _at(array, k, axis=0):
+    return jax.lax.dynamic_index_in_dim(array, k, axis, keepdims=False)
+
+
+def _soft_dtw_forward(tables, x_length, y_length, gamma):
+    values, kept = _sweep(tables, x_length, y_length, gamma, keep=True)
+    return values, (tables, x_length, y_length, kept)
+
+
+def _soft_dtw_backward(gamma, residuals, cotangent):
+    """The expected alignment, times the cotangent.
+
+    A cell's share is that of its three successors, each times the probability that the successor was entered from here.
+    """
+    tables, x_length, y_length, (kept, least) = residuals
+    n, K, pairs = tables.shape
+
+    def below(array):
+        """Row i + 1 in the place of row i."""
+        return jnp.pad(array[1:], ((0, 1), (0, 0)))
+
+    def step(alignment, k):
+        right, down, across = _at(kept, k + 1), below(_at(kept, k + 1)), below(_at(kept, k + 2))
+        if gamma == 0:
+            entered = right == 2, down == 1, across == 0
+        else:
+            here = _at(tables, k, axis=1) - _at(least, k)[None, :] + _at(kept, k)
+            differences = right - here, down - here, across - (here - _at(least, k + 1)[None, :])
+            entered = tuple(jnp.exp(jnp.minimum(difference / gamma, 0)) for difference in differences)
+        next_, next_but_one = _at(alignment, k + 1, axis=1), _at(alignment, k + 2, axis=1)
+        shares = next_ * entered[0] + below(next_) * entered[1] + below(next_but_one) * entered[2]
+        is_corner = (k == x_length + y_length - 2)[None, :] & (jnp.arange(n)[:, None] == x_length[None, :] - 1)
+        shares = jnp.where(is_corner, cotangent[None, :], shares)
+        return jax.lax.dynamic_update_index_in_dim(alignment, shares, k, axis=1), None
+
+    # Zeros that XLA cannot make before the sweep is done, when two tables fill the memory already.
+    nothing_yet = jnp.broadcast_to(0 * least[-1], (n, K + 2, pairs))
+    alignment, _ = jax.lax.scan(step, nothing_yet, jnp.arange(K), reverse=True)
+    return alignment[:, :K], None, None
+
+
+soft_dtw.defvjp(_soft_dtw_forward, _soft_dtw_backward)
+
+
+def _choice(diagonal, up, left):
+    """Where the best path comes from: 0 diagonal, 1 up, 2 left, in this order where they tie."""
+    choice = jnp.where(up <= left, 1, 2)
+    return jnp.where(diagonal <= jnp.minimum(up, left), 0, choice).astype(jnp.int8)
+
+
+def tile_budget(x: dict, y: dict) -> dict[str, int]:
+    """Costs, soft minima and alignment, each read once a sweep: on CPU many lanes count for more than caches."""
+    n, m = x["frames"].shape[1], y["frames"].shape[1]
+    return dict(pair_bytes=3 * min(n, m) * (n + m) * x["frames"].dtype.itemsize, cpu_tile_bytes=2**25)

@@ -129,7 +129,7 @@ def _ragged(source, target, squared, precision):
     |u - v|^2. So a pair with lengths of its own needs n m numbers, not m d.
     """
     x, y = source["source"], target["target"]
-    costs = ground.cost_block(x, y, "sqeuclidean", precision)
+    costs = ground.cost_block(x, y, "sqeuclidean", precision).swapaxes(1, 2)
     x_lengths, y_lengths = jnp.sum(source["mask"], axis=1), jnp.sum(target["mask"], axis=1)
 
     def weights(x_length, y_length):
@@ -145,10 +145,13 @@ def _ragged(source, target, squared, precision):
     return jnp.sum(jnp.where(target["mask"][None, :, :], distances, 0), axis=2) / y_lengths[None, :]
 
 
-def values_per_pair(x: dict, y: dict) -> int:
-    """Numbers that a block holds for each pair; sets the default tile."""
+def tile_budget(x: dict, y: dict) -> dict[str, int]:
+    """The ragged form passes over a few tables of n m numbers, the aligned one over a number a position."""
     if "folded" in x:
-        return 1
-    if "aligned" in x:
-        return x["aligned"].shape[1]
-    return x["mask"].shape[1] * y["mask"].shape[1]
+        values = 1
+    elif "aligned" in x:
+        values = x["aligned"].shape[1]
+    else:
+        values = x["mask"].shape[1] * y["mask"].shape[1]
+    frames = next(v for key, v in x.items() if key in ("folded", "aligned", "source", "target"))
+    return dict(pair_bytes=values * frames.dtype.itemsize, cpu_tile_bytes=2**25 if "folded" in x else 2**21)

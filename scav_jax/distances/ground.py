@@ -3,6 +3,8 @@
 Every guard here names the failure it prevents.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -64,6 +66,49 @@ def product(subscripts: str, x: Float[Array, "..."], y: Float[Array, "..."], pre
     return jnp.einsum(subscripts, x, y, precision="highest", preferred_element_type=result_type)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def gram(x: Float[Array, "I d"], y: Float[Array, "J d"], precision: str) -> Float[Array, "I J"]:
+    """Inner products of all rows."""
+    return product("id,jd->ij", x, y, precision)
+
+
+def _gram_forward(x, y, precision):
+    return gram(x, y, precision), (x, y)
+
+
+def _gram_backward(precision, rows, cotangent):
+    x, y = rows
+    x_cotangent = product("ij,jd->id", cotangent, y, precision)
+    # The barrier keeps XLA from transposing the (I, J) cotangent on CPU, where that costs more than the product.
+    y_cotangent = jax.lax.optimization_barrier(product("di,ij->dj", x.T, cotangent, precision)).T
+    return x_cotangent, y_cotangent
+
+
+gram.defvjp(_gram_forward, _gram_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def sq_distances(x: Float[Array, "I d"], y: Float[Array, "J d"], precision: str) -> Float[Array, "I J"]:
+    """Squared distances of all rows by |x|^2 + |y|^2 - 2xy; rounding below 0 is cut off, for the value only."""
+    x, y = rounded(x, precision), rounded(y, precision)
+    return jnp.maximum(sq_norm(x)[:, None] + sq_norm(y)[None, :] - 2 * product("id,jd->ij", x, y, precision), 0)
+
+
+def _sq_distances_forward(x, y, precision):
+    return sq_distances(x, y, precision), (x, y)
+
+
+def _sq_distances_backward(precision, rows, cotangent):
+    """2 (x sum_j g_ij - g y): a column of ones sums g inside the product, out of the same rounded numbers."""
+    with_ones = [jnp.concatenate([side, jnp.ones_like(side[:, :1])], axis=1) for side in rows]
+    sums = _gram_backward(precision, with_ones, cotangent)
+    x, y = (2 * (rounded(v, precision) * sum_[:, -1:] - sum_[:, :-1]) for v, sum_ in zip(rows, sums, strict=True))
+    return x, y
+
+
+sq_distances.defvjp(_sq_distances_forward, _sq_distances_backward)
+
+
 def cost_matrix(x: XSequence, y: YSequence, cost: str) -> Float[Array, "n m"]:
     """The definition: ground cost of every frame of x (n, d) to every step of y (m, d), from their difference.
 
@@ -75,30 +120,25 @@ def cost_matrix(x: XSequence, y: YSequence, cost: str) -> Float[Array, "n m"]:
     return sq_costs if cost == "sqeuclidean" else safe_sqrt(sq_costs)
 
 
-def cost_block(x: XSequences, y: YSequences, cost: str, precision: str) -> Float[Array, "Bx By n m"]:
-    """Ground costs of all pairs of clips by one matrix product: x (Bx, n, d), y (By, m, d)."""
-    x, y = _operands(x, cost, precision), _operands(y, cost, precision)
-    gram = product("ind,jmd->ijnm", x, y, precision)
-    return _from_gram(gram, sq_norm(x)[:, None, :, None], sq_norm(y)[None, :, None, :], cost)
+def cost_block(x: Float[Array, "*I d"], y: Float[Array, "*J d"], cost: str, precision: str) -> Float[Array, "..."]:
+    """(*I, *J) ground costs of every vector of x to every vector of y by one matrix product, in whose order they lie."""
+    rows = [side.reshape(-1, side.shape[-1]) for side in (x, y)]
+    if cost == "cosine":
+        costs = nonnegative(1 - gram(*map(unit_norm, rows), precision))
+    else:
+        costs = sq_distances(*rows, precision)
+        costs = safe_sqrt(costs) if cost == "euclidean" else costs
+    return costs.reshape(*x.shape[:-1], *y.shape[:-1])
 
 
 def self_costs(x: Sequences, cost: str, precision: str) -> Float[Array, "B n n"]:
     """Ground costs of each clip's frames to its own frames; exactly 0 on the diagonal but for "cosine"."""
-    x = _operands(x, cost, precision)
-    gram = product("ind,imd->inm", x, x, precision)
+    x = rounded(unit_norm(x) if cost == "cosine" else x, precision)
+    products = product("ind,imd->inm", x, x, precision)
+    if cost == "cosine":  # a zero vector's cosine cost to itself is 1
+        return nonnegative(1 - products)
     sq_x = sq_norm(x)
-    if cost != "cosine":  # a zero vector's cosine cost to itself is 1
-        # Rounding there would show: the root of 1e-7 is 3e-4.
-        gram = jnp.where(jnp.eye(x.shape[1], dtype=bool)[None, :, :], sq_x[:, None, :], gram)
-    return _from_gram(gram, sq_x[:, :, None], sq_x[:, None, :], cost)
-
-
-def _operands(frames, cost, precision):
-    return rounded(unit_norm(frames) if cost == "cosine" else frames, precision)
-
-
-def _from_gram(gram, sq_x, sq_y, cost):
-    if cost == "cosine":
-        return nonnegative(1 - gram)
-    sq_costs = nonnegative(sq_x + sq_y - 2 * gram)
-    return sq_costs if cost == "sqeuclidean" else safe_sqrt(sq_costs)
+    # Rounding would show on the diagonal: the root of 1e-7 is 3e-4.
+    products = jnp.where(jnp.eye(x.shape[1], dtype=bool)[None, :, :], sq_x[:, None, :], products)
+    costs = nonnegative(sq_x[:, :, None] + sq_x[:, None, :] - 2 * products)
+    return costs if cost == "sqeuclidean" else safe_sqrt(costs)

@@ -1,12 +1,11 @@
-"""All-pairs distances: the registry, the checks of inputs and options, and the one tiling that every distance shares.
+"""All-pairs distances: the registry, and the checks of inputs and options.
 
 A distance is one module with: OPTIONS (defaults), check_options, pair (the definition, of one pair; two vmaps of it
 are implementation="reference"), prepare (what pairs need of each clip, once a clip), block (all pairs of prepared
-clips) and values_per_pair (numbers a block holds for each pair); and, where it applies, self_distance, can_be_negative.
+clips), tile_budget (the memory of a block, for tiling) and pair_alignment; and, where it applies, self_distance,
+can_be_negative.
 """
 
-import math
-from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -15,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scav_jax.distances import cosine, dtw, euclidean, ground, wasserstein
+from scav_jax.distances import cosine, dtw, euclidean, ground, tiling, wasserstein
 from scav_jax.distances.ground import XMasks, XSequences, YMasks, YSequences
-from scav_jax.distances.options import check_bool, check_choice, check_count
+from scav_jax.distances.options import check_bool, check_choice
 from scav_jax.shapes import Distances, check_mask, full_mask
 
 DISTANCES: dict[str, ModuleType] = {
@@ -27,10 +26,6 @@ DISTANCES: dict[str, ModuleType] = {
     "cosine": cosine,
 }
 COMMON_OPTIONS: dict[str, Any] = {"unit_norm": False, "precision": "float32", "implementation": "fast"}
-
-# A tile's block stays in a core's cache on CPU; elsewhere it is to fill the machine and leave room for the towers.
-_TILE_BYTES = {"cpu": 2**21}
-_TILE_BYTES_ACCELERATOR = 2**28
 
 
 def option_names(name: str) -> tuple[str, ...]:
@@ -76,7 +71,8 @@ def pairwise(
     Masks are (B, length) bool prefixes, True = valid (None: every clip is full, which selects cheaper forms); what
     padding holds changes neither value nor gradient. Differentiable in x and y (reverse mode, once). Values and
     gradients do not depend on tile_size, the most clips of x and of y that are compared at a time: memory beyond inputs
-    and result is one tile's, which the backward pass computes again. None chooses it from the shapes.
+    and result is one tile's, which the backward pass computes again. None chooses it from the shapes and the backend,
+    and may keep the solutions of "wasserstein" for the backward pass.
 
     Options are static. For all: unit_norm (each valid frame divided by its norm first; 0 stays 0), precision of the
     matrix products' inputs ("float32" | "bfloat16"; "reference" has none), implementation ("fast" | "reference", the
@@ -87,13 +83,20 @@ def pairwise(
     x, y, x_mask, y_mask = _check_inputs(x, y, x_mask, y_mask, common["unit_norm"])
     if common["implementation"] == "reference":
         clips = dict(frames=x, mask=_or_full(x_mask, x)), dict(frames=y, mask=_or_full(y_mask, y))
-        return _over_pairs(partial(_reference_block, module, own), *clips, _sides(tile_size, x, y, x.size // len(x)))
-    x_clips, y_clips = module.prepare(x, x_mask, y, y_mask, precision=common["precision"], **own)
-    sides = _sides(tile_size, x, y, module.values_per_pair(x_clips, y_clips))
+        differences = x[0].size * y.shape[1] * x.dtype.itemsize
+        tiles = tiling.choose(tile_size, x, y, pair_bytes=differences, cpu_tile_bytes=2**25)
+        return tiling.over_pairs(partial(_reference_block, module, own), *clips, tiles)
+    x_clips, y_clips, tiles = _prepare(module, x, x_mask, y, y_mask, tile_size, precision=common["precision"], **own)
     if own.get("debiased"):
-        with_self = partial(_with_self, partial(module.self_distance, precision=common["precision"], **own))
-        x_clips, y_clips = with_self(x_clips, math.prod(sides)), with_self(y_clips, math.prod(sides))
-    return _over_pairs(partial(module.block, precision=common["precision"], **own), x_clips, y_clips, sides)
+        self_distance = jax.checkpoint(partial(module.self_distance, precision=common["precision"], **own))
+        for clips in (x_clips, y_clips):
+            clips["self"] = tiling.over_tiles(self_distance, clips, tiles.pairs)
+    return tiling.over_pairs(partial(module.block, precision=common["precision"], **own), x_clips, y_clips, tiles)
+
+
+def _prepare(module, x, x_mask, y, y_mask, tile_size, **options):
+    x_clips, y_clips = module.prepare(x, x_mask, y, y_mask, **options)
+    return x_clips, y_clips, tiling.choose(tile_size, x, y, **module.tile_budget(x_clips, y_clips))
 
 
 def marginal_error(
@@ -111,10 +114,9 @@ def marginal_error(
     """
     module, common, own = _check_options("wasserstein", options)
     x, y, x_mask, y_mask = _check_inputs(x, y, x_mask, y_mask, common["unit_norm"])
-    x_clips, y_clips = module.prepare(x, x_mask, y, y_mask, precision=common["precision"], **own)
-    sides = _sides(tile_size, x, y, module.values_per_pair(x_clips, y_clips))
+    x_clips, y_clips, tiles = _prepare(module, x, x_mask, y, y_mask, tile_size, precision=common["precision"], **own)
     block = partial(module.marginal_error_block, precision=common["precision"], **own)
-    return jnp.max(_over_pairs(block, x_clips, y_clips, sides))
+    return jnp.max(tiling.over_pairs(block, x_clips, y_clips, tiles))
 
 
 def _module(name):
@@ -171,47 +173,3 @@ def _reference_block(module, own, x, y):
         return module.pair(x["frames"], x["mask"], y["frames"], y["mask"], **own)
 
     return jax.vmap(jax.vmap(distance, (None, 0)), (0, None))(x, y)
-
-
-def _with_self(self_distance, clips, tile):
-    return {**clips, "self": _over_tiles(jax.checkpoint(self_distance), clips, tile)}
-
-
-def _sides(tile_size, x, y, values_per_pair) -> tuple[int, int]:
-    """Clips of x and of y in a tile."""
-    if tile_size is not None:
-        check_count("tile_size", tile_size)
-        return min(tile_size, len(x)), min(tile_size, len(y))
-    budget = _TILE_BYTES.get(jax.default_backend(), _TILE_BYTES_ACCELERATOR)
-    pairs = max(1, budget // (values_per_pair * x.dtype.itemsize))
-    x_side = _even(len(x), max(math.isqrt(pairs), pairs // len(y)))
-    return x_side, _even(len(y), pairs // x_side)
-
-
-def _even(clips, most) -> int:
-    """The size that cuts `clips` into the fewest tiles of at most `most`, as even as can be: the least padding."""
-    return math.ceil(clips / math.ceil(clips / max(1, most)))
-
-
-def _over_pairs(block: Callable, x_clips, y_clips, sides: tuple[int, int]) -> Distances:
-    """block(x_clips, y_clips) by tiles of `sides`. Rows outside, so that the backward pass adds up y once a row."""
-    x_side, y_side = sides
-    if x_side == len(jax.tree.leaves(x_clips)[0]) and y_side == len(jax.tree.leaves(y_clips)[0]):
-        return block(x_clips, y_clips)
-    tile = jax.checkpoint(lambda x_tile, y_tile: block(x_tile, y_tile).T, prevent_cse=False)
-    return _over_tiles(lambda x_tile: _over_tiles(partial(tile, x_tile), y_clips, y_side).T, x_clips, x_side)
-
-
-def _over_tiles(function: Callable, clips, size: int):
-    """function(clips) -> (B, ...) over tiles of `size` clips; the last one is filled up with copies, then cut."""
-    count = len(jax.tree.leaves(clips)[0])
-    if size >= count:
-        return function(clips)
-    tiles = math.ceil(count / size)
-
-    def split(leaf):
-        padding = [(0, tiles * size - count)] + [(0, 0)] * (leaf.ndim - 1)
-        return jnp.pad(leaf, padding, mode="edge").reshape(tiles, size, *leaf.shape[1:])
-
-    results = jax.lax.map(function, jax.tree.map(split, clips))
-    return results.reshape(tiles * size, *results.shape[2:])[:count]

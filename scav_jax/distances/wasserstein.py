@@ -11,11 +11,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from scav_jax.distances import ground
 from scav_jax.distances.ground import XMasks, XSequence, XSequences, YMasks, YSequence, YSequences
 from scav_jax.distances.options import check_at_least, check_bool, check_choice, check_count
+from scav_jax.distances.tiling import SOLUTION
 from scav_jax.shapes import Distances
 
 OPTIONS: dict = {
@@ -167,7 +169,7 @@ def marginal_error_block(x: dict, y: dict, *, epsilon, num_iterations, cost, sol
 
 def _problems(x, y, cost, precision):
     """P = Bx By problems: costs (P, n, m), a (P, n), b (P, m)."""
-    costs = ground.cost_block(x["frames"], y["frames"], cost, precision)
+    costs = ground.cost_block(x["frames"], y["frames"], cost, precision).swapaxes(1, 2)
     x_clips, y_clips, n, m = costs.shape
     a = jnp.repeat(x["weights"], y_clips, axis=0)
     b = jnp.tile(y["weights"], (x_clips, 1))
@@ -205,9 +207,13 @@ def _plan(costs, a, b, f, g, epsilon):
 def _potentials(costs, a, b, epsilon, num_iterations, solver):
     """f (P, n), g (P, m)."""
     if solver == "ott":
+        if jax.sharding.get_abstract_mesh().manual_axes:
+            raise ValueError('solver: expected "own" inside jax.shard_map, whose checks ott-jax\'s loop does not pass')
         solve = partial(_ott_potentials, epsilon=epsilon, num_iterations=num_iterations)
-        return jax.vmap(solve)(costs, jnp.log(a), jnp.log(b))
-    return _kernel_domain_potentials(costs, a, b, epsilon, num_iterations)
+        potentials = jax.vmap(solve)(costs, jnp.log(a), jnp.log(b))
+    else:
+        potentials = _kernel_domain_potentials(costs, a, b, epsilon, num_iterations)
+    return tuple(checkpoint_name(potential, SOLUTION) for potential in potentials)
 
 
 def _kernel_domain_potentials(costs, a, b, epsilon, num_iterations):
@@ -247,6 +253,7 @@ def _log_mean_exp(values, weights, axis):
     return jnp.squeeze(largest, axis) + jnp.log(jnp.sum(weights * jnp.exp(values - largest), axis=axis))
 
 
-def values_per_pair(x: dict, y: dict) -> int:
-    """Numbers that a block holds for each pair; sets the default tile."""
-    return x["frames"].shape[1] * y["frames"].shape[1]
+def tile_budget(x: dict, y: dict) -> dict[str, int]:
+    """The kernel is read twice an iteration: on CPU it is to stay in a core's cache. Kept are both potentials."""
+    n, m, itemsize = x["frames"].shape[1], y["frames"].shape[1], x["frames"].dtype.itemsize
+    return dict(pair_bytes=n * m * itemsize, cpu_tile_bytes=2**21, kept_pair_bytes=(n + m) * itemsize)
