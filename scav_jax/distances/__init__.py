@@ -2,6 +2,7 @@
 
 from scav_jax.distances.pairwise import (
     DISTANCES,
+    alignment,
     can_be_negative,
     marginal_error,
     option_names,
@@ -9,4 +10,4 @@ from scav_jax.distances.pairwise import (
     pairwise,
 )
 
-__all__ = ["DISTANCES", "can_be_negative", "marginal_error", "option_names", "options", "pairwise"]
+__all__ = ["DISTANCES", "alignment", "can_be_negative", "marginal_error", "option_names", "options", "pairwise"]

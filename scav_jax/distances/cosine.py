@@ -17,6 +17,13 @@ def pair(x: XSequence, x_mask: Bool[Array, " n"], y: YSequence, y_mask: Bool[Arr
     return 1 - jnp.sum(ground.unit_norm(x_mean) * ground.unit_norm(y_mean))
 
 
+def pair_alignment(
+    x: XSequence, x_mask: Bool[Array, " n"], y: YSequence, y_mask: Bool[Array, " m"]
+) -> Float[Array, "n m"]:
+    """Means compare every frame with every step: uniform over the valid ones, sum 1."""
+    return jnp.outer(x_mask / jnp.sum(x_mask), y_mask / jnp.sum(y_mask)).astype(x.dtype)
+
+
 def check_options() -> None:
     pass
 

@@ -22,29 +22,36 @@ BIG = 1e30
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
-def softmin(a: Float[Array, "..."], b: Float[Array, "..."], c: Float[Array, "..."], gamma: float | int):
-    """-gamma log sum exp(-v / gamma) of three arrays; the minimum at gamma = 0, whose gradient ties share.
+def softmin(diagonal: Float[Array, "..."], up: Float[Array, "..."], left: Float[Array, "..."], gamma: float | int):
+    """-gamma log sum exp(-v / gamma) of a cell's three predecessors; at gamma = 0 the minimum.
 
-    Its derivative keeps the probabilities of the forward pass: rebuilt from the results they would cancel in float32.
+    Its derivative is made of the three probabilities; at gamma = 0 it is that of the first least one in this order.
     """
-    return _softmin(a, b, c, gamma)[0]
+    return _softmin(diagonal, up, left, gamma)[0]
 
 
-def _softmin(a, b, c, gamma):
+def _softmin(diagonal, up, left, gamma):
     """The soft minimum and the three probabilities."""
-    least = jnp.minimum(jnp.minimum(a, b), c)
+    predecessors = diagonal, up, left
+    least = jnp.minimum(jnp.minimum(diagonal, up), left)
     if gamma == 0:
-        weights = [(v == least).astype(v.dtype) for v in (a, b, c)]
-    else:
-        weights = [jnp.exp((least - v) / gamma) for v in (a, b, c)]
+        choice = _choice(*predecessors)
+        return least, [(choice == i).astype(least.dtype) for i in range(3)]
+    weights = [jnp.exp((least - v) / gamma) for v in predecessors]
     total = weights[0] + weights[1] + weights[2]
     return least - gamma * jnp.log(total), [w / total for w in weights]
 
 
+def _choice(diagonal, up, left):
+    """Where the best path comes from: 0 diagonal, 1 up, 2 left, in this order where they tie."""
+    choice = jnp.where(up <= left, 1, 2)
+    return jnp.where(diagonal <= jnp.minimum(up, left), 0, choice).astype(jnp.int8)
+
+
 @softmin.defjvp
 def _softmin_jvp(gamma, primals, tangents):
-    a, b, c = primals
-    value, weights = _softmin(a, b, c, gamma)
+    diagonal, up, left = primals
+    value, weights = _softmin(diagonal, up, left, gamma)
     return value, sum(w * t for w, t in zip(weights, tangents, strict=True))
 
 
@@ -84,6 +91,18 @@ def pair(
     if debiased:
         value -= (table_corner(x, x_mask, x, x_mask) + table_corner(y, y_mask, y, y_mask)) / 2
     return value / (jnp.sum(x_mask) + jnp.sum(y_mask)) if normalize else value
+
+
+def pair_alignment(
+    x: XSequence, x_mask: Bool[Array, " n"], y: YSequence, y_mask: Bool[Array, " m"], *, gamma, cost, **_
+) -> Float[Array, "n m"]:
+    """How likely a path visits each cell: the gradient of the unnormalised distance in the ground costs.
+
+    At gamma = 0 the best path, zeros and ones; where paths tie, one, by the diagonal first.
+    """
+    costs = ground.cost_matrix(x, y, cost)[:, :, None]
+    lengths = jnp.sum(x_mask)[None], jnp.sum(y_mask)[None]
+    return jax.grad(lambda costs: soft_dtw(diagonals(costs), *lengths, gamma)[0])(costs)[:, :, 0]
 
 
 def check_options(*, gamma, cost, normalize, debiased) -> None:
@@ -197,11 +216,11 @@ def _soft_dtw_backward(gamma, residuals, cotangent):
     def step(alignment, k):
         right, down, across = _at(kept, k + 1), below(_at(kept, k + 1)), below(_at(kept, k + 2))
         if gamma == 0:
-            entered = right == 2, down == 1, across == 0
+            entered = [right == 2, down == 1, across == 0]
         else:
             here = _at(tables, k, axis=1) - _at(least, k)[None, :] + _at(kept, k)
             differences = right - here, down - here, across - (here - _at(least, k + 1)[None, :])
-            entered = tuple(jnp.exp(jnp.minimum(difference / gamma, 0)) for difference in differences)
+            entered = [jnp.exp(jnp.minimum(difference / gamma, 0)) for difference in differences]
         next_, next_but_one = _at(alignment, k + 1, axis=1), _at(alignment, k + 2, axis=1)
         shares = next_ * entered[0] + below(next_) * entered[1] + below(next_but_one) * entered[2]
         is_corner = (k == x_length + y_length - 2)[None, :] & (jnp.arange(n)[:, None] == x_length[None, :] - 1)
@@ -215,12 +234,6 @@ def _soft_dtw_backward(gamma, residuals, cotangent):
 
 
 soft_dtw.defvjp(_soft_dtw_forward, _soft_dtw_backward)
-
-
-def _choice(diagonal, up, left):
-    """Where the best path comes from: 0 diagonal, 1 up, 2 left, in this order where they tie."""
-    choice = jnp.where(up <= left, 1, 2)
-    return jnp.where(diagonal <= jnp.minimum(up, left), 0, choice).astype(jnp.int8)
 
 
 def tile_budget(x: dict, y: dict) -> dict[str, int]:

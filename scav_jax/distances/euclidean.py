@@ -54,6 +54,28 @@ def pair(
     return jnp.sum(sq_distances if squared else ground.safe_sqrt(sq_distances), where=valid) / count
 
 
+def pair_alignment(
+    x: XSequence,
+    x_mask: Bool[Array, " n"],
+    y: YSequence,
+    y_mask: Bool[Array, " m"],
+    *,
+    resample: str | int,
+    squared: bool,
+) -> Float[Array, "n m"]:
+    """What each frame weighs where each step is compared, summed over the positions: every valid position adds 1."""
+    n, m, dtype = jnp.sum(x_mask), jnp.sum(y_mask), x.dtype
+    if isinstance(resample, int):
+        onto = [
+            interpolation_weights(*pair, dtype)
+            for pair in ((n, resample, resample, len(x)), (m, resample, resample, len(y)))
+        ]
+        return onto[0].T @ onto[1]
+    if resample == "x_to_y":
+        return jnp.where(y_mask[None, :], interpolation_weights(n, m, len(y), len(x), dtype).T, 0)
+    return jnp.where(x_mask[:, None], interpolation_weights(m, n, len(x), len(y), dtype), 0)
+
+
 def check_options(*, resample, squared) -> None:
     if resample not in ("x_to_y", "y_to_x"):
         if isinstance(resample, str):

@@ -121,7 +121,7 @@ def cost_matrix(x: XSequence, y: YSequence, cost: str) -> Float[Array, "n m"]:
 
 
 def cost_block(x: Float[Array, "*I d"], y: Float[Array, "*J d"], cost: str, precision: str) -> Float[Array, "..."]:
-    """(*I, *J) ground costs of every vector of x to every vector of y by one matrix product, in whose order they lie."""
+    """(*I, *J) ground costs of every vector of x to every vector of y by one matrix product."""
     rows = [side.reshape(-1, side.shape[-1]) for side in (x, y)]
     if cost == "cosine":
         costs = nonnegative(1 - gram(*map(unit_norm, rows), precision))

@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from scav_jax.distances import cosine, dtw, euclidean, ground, tiling, wasserstein
-from scav_jax.distances.ground import XMasks, XSequences, YMasks, YSequences
+from scav_jax.distances.ground import XMasks, XSequence, XSequences, YMasks, YSequence, YSequences
 from scav_jax.distances.options import check_bool, check_choice
 from scav_jax.shapes import Distances, check_mask, full_mask
 
@@ -117,6 +117,31 @@ def marginal_error(
     x_clips, y_clips, tiles = _prepare(module, x, x_mask, y, y_mask, tile_size, precision=common["precision"], **own)
     block = partial(module.marginal_error_block, precision=common["precision"], **own)
     return jnp.max(tiling.over_pairs(block, x_clips, y_clips, tiles))
+
+
+def alignment(
+    name: str,
+    x: XSequence,
+    y: YSequence,
+    x_mask: Bool[Array, " n"] | None = None,
+    y_mask: Bool[Array, " m"] | None = None,
+    **options,
+) -> Float[Array, "n m"]:
+    """Which frame of x (n, d) goes with which step of y (m, d), as the distance of this one pair sees it: (n, m), >= 0.
+
+    euclidean: interpolation weights (sum 1 at every position); dtw: expected alignment, at gamma = 0 the path;
+    wasserstein: transport plan (sum 1); cosine: uniform (sum 1). 0 at padding. Options, masks and errors as in
+    `pairwise`; tile_size, precision and implementation change nothing here. For pictures, not for gradients.
+    """
+    options.pop("tile_size", None)
+    module, common, own = _check_options(name, options)
+
+    def batch_of_one(side):
+        return None if side is None else jnp.asarray(side)[None]
+
+    batches = batch_of_one(x), batch_of_one(y), batch_of_one(x_mask), batch_of_one(y_mask)
+    x, y, x_mask, y_mask = _check_inputs(*batches, common["unit_norm"])
+    return module.pair_alignment(x[0], _or_full(x_mask, x)[0], y[0], _or_full(y_mask, y)[0], **own)
 
 
 def _module(name):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -65,9 +66,11 @@ def over_pairs(block: Callable, x_clips: Any, y_clips: Any, tiles: Tiles) -> Dis
     if tiles.x == _count(x_clips) and tiles.y == _count(y_clips):
         return block(x_clips, y_clips)
     tile = jax.checkpoint(lambda x_tile, y_tile: block(x_tile, y_tile).T, prevent_cse=False, policy=policy)
-    return over_tiles(
-        lambda x_tile: over_tiles(lambda y_tile: tile(x_tile, y_tile), y_clips, tiles.y).T, x_clips, tiles.x
-    )
+
+    def row(x_tile):
+        return over_tiles(partial(tile, x_tile), y_clips, tiles.y).T
+
+    return over_tiles(row, x_clips, tiles.x)
 
 
 def over_tiles(function: Callable, clips: Any, size: int) -> jax.Array:
@@ -91,5 +94,6 @@ def _count(clips):
 
 def _along_the_same_mesh_axes(x_clips, y_clips):
     """Inside jax.shard_map, both sides vary along all axes that either does: the custom gradients ask for it."""
-    zero = sum(jnp.zeros_like(leaf, shape=(), dtype=jnp.int32) for leaf in jax.tree.leaves((x_clips, y_clips)))
+    zeros = [jnp.zeros_like(leaf, shape=(), dtype=jnp.int32) for leaf in jax.tree.leaves((x_clips, y_clips))]
+    zero = jnp.sum(jnp.stack(zeros))
     return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), (x_clips, y_clips))

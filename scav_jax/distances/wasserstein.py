@@ -50,15 +50,11 @@ def pair(
     """
 
     def value(x, x_mask, y, y_mask):
-        log_a = jnp.where(x_mask, -jnp.log(jnp.sum(x_mask)), -jnp.inf).astype(x.dtype)
-        log_b = jnp.where(y_mask, -jnp.log(jnp.sum(y_mask)), -jnp.inf).astype(y.dtype)
         costs = ground.cost_matrix(x, y, cost)
         held = jax.lax.stop_gradient(costs)
-        solve = _ott_potentials if solver == "ott" else _log_domain_potentials
-        f, g = solve(held, log_a, log_b, epsilon, num_iterations)
-        plan = jnp.exp((f[:, None] + g[None, :] - held) / epsilon + log_a[:, None] + log_b[None, :])
+        f, g, plan = _solve_pair(held, x_mask, y_mask, epsilon, num_iterations, solver)
         # The envelope: costs - held is zero and carries the gradient.
-        return jnp.exp(log_a) @ f + jnp.exp(log_b) @ g + jnp.sum(plan * (costs - held))
+        return jnp.mean(f, where=x_mask) + jnp.mean(g, where=y_mask) + jnp.sum(plan * (costs - held))
 
     x = _append_position(x[None], x_mask[None], position_weight)[0]
     y = _append_position(y[None], y_mask[None], position_weight)[0]
@@ -66,6 +62,34 @@ def pair(
     if debiased:
         result -= (value(x, x_mask, x, x_mask) + value(y, y_mask, y, y_mask)) / 2
     return result
+
+
+def pair_alignment(
+    x: XSequence,
+    x_mask: Bool[Array, " n"],
+    y: YSequence,
+    y_mask: Bool[Array, " m"],
+    *,
+    epsilon,
+    num_iterations,
+    cost,
+    position_weight,
+    solver,
+    **_,
+) -> Float[Array, "n m"]:
+    """The last transport plan; its sum is 1."""
+    x = _append_position(x[None], x_mask[None], position_weight)[0]
+    y = _append_position(y[None], y_mask[None], position_weight)[0]
+    return _solve_pair(ground.cost_matrix(x, y, cost), x_mask, y_mask, epsilon, num_iterations, solver)[2]
+
+
+def _solve_pair(costs, x_mask, y_mask, epsilon, num_iterations, solver):
+    """(n, m) costs -> f (n,), g (m,), plan (n, m)."""
+    log_a = jnp.where(x_mask, -jnp.log(jnp.sum(x_mask)), -jnp.inf).astype(costs.dtype)
+    log_b = jnp.where(y_mask, -jnp.log(jnp.sum(y_mask)), -jnp.inf).astype(costs.dtype)
+    solve = _ott_potentials if solver == "ott" else _log_domain_potentials
+    f, g = solve(costs, log_a, log_b, epsilon, num_iterations)
+    return f, g, jnp.exp((f[:, None] + g[None, :] - costs) / epsilon + log_a[:, None] + log_b[None, :])
 
 
 def _log_domain_potentials(costs, log_a, log_b, epsilon, num_iterations):
