@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1
+# Where pip may find a PyTorch without CUDA: TORCH_INDEX=https://download.pytorch.org/whl/cpu make test
+TORCH_INDEX ?=
 
 # Before anything runs: one line where this interpreter will not do.
 ifeq ($(wildcard $(BIN)/python),)
@@ -30,7 +32,8 @@ help:
 	@echo "make install          .venv with all that demo, test and bench need"
 	@echo "make test             lint, types and tests, at most 15 minutes on two cores"
 	@echo "make test-heavy       the tests that take longer"
-	@echo "make bench            the tables of benchmarks/results: 36 trainings, about half an hour"
+	@echo "make bench            the tables of benchmarks/results: the distances beside their peers, what bfloat16 changes,"
+	@echo "                      and the grids of 36 trainings; about an hour, and the demo's time"
 	@echo "make clean            delete .venv, runs/ and the rendered data"
 
 demo: announce $(VENV)/.media
@@ -51,7 +54,9 @@ test: $(VENV)/.test
 test-heavy: $(VENV)/.test
 	$(BIN)/python -m pytest -m heavy
 
-bench: $(VENV)/.test,bench
+bench: $(VENV)/.test,bench demo
+	$(BIN)/python -m benchmarks.distances
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.grid
 
 clean:
@@ -60,7 +65,7 @@ clean:
 # One stamp an extra of pyproject.toml: installed again when that file changes.
 $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "installing scav-jax[$*] into $(VENV) for $$($(BIN)/python -V) "
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable ".[$*]"
 	@touch $@
 
 $(BIN)/python:

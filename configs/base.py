@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
             precision="float32",
             implementation="fast",
             tile_size=0,  # 0: chosen from the shapes
-            resample="x_to_y",  # euclidean: x_to_y | y_to_x | a number of positions, as text: "32"
+            resample="x_to_y",  # euclidean: x_to_y | y_to_x | "32" positions as text, best for ragged sets
             squared=True,  # euclidean
             gamma=0.1,  # dtw
             cost="sqeuclidean",  # dtw, wasserstein
