@@ -179,8 +179,12 @@ def _sweep(tables, x_length, y_length, gamma, keep):
         soft_minima = softmin(*predecessors, gamma)
         now = _at(tables, k, axis=1) - least[None, :] + soft_minima
         offset += least
-        at_corner = jnp.take_along_axis(now, x_length[None, :] - 1, axis=0)[0] + offset
-        values = jnp.where(k == x_length + y_length - 2, at_corner, values)
+        ends = k == x_length + y_length - 2
+
+        def read():
+            return jnp.where(ends, jnp.take_along_axis(now, x_length[None, :] - 1, axis=0)[0] + offset, values)
+
+        values = jax.lax.cond(jnp.any(ends), read, lambda: values)
         kept = (_choice(*predecessors) if gamma == 0 else soft_minima, least) if keep else None
         now = jnp.pad(now, ((1, 0), (0, 0)), constant_values=BIG)
         return (last, now, least, jnp.min(now, axis=0), offset, values), kept
