@@ -67,7 +67,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--skip-large", action="store_true", help="leave the runs of 2048 clips out")
     parser.add_argument("--seconds", type=float, default=4, help="of pairs a comparison (three pairs at least)")
     parser.add_argument("--out", type=Path, help="folder of distances.md and distances.png")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if "accelerator" in (arguments.only or ()) and on_cpu(arguments):
+        parser.error("accelerator: expected a backend other than the CPU")
+    return arguments
 
 
 def sections(text: str) -> list[str]:
@@ -79,11 +82,16 @@ def sections(text: str) -> list[str]:
 
 
 def default_sections(arguments: argparse.Namespace) -> list[str]:
-    """All that makes sense here: the fraction of an accelerator's limits is of no use on a CPU, but for --quick."""
+    """All that makes sense here."""
     leave_out = {"large"} if arguments.skip_large else set()
-    if jax.default_backend() == "cpu" and not arguments.quick:
+    if on_cpu(arguments):
         leave_out.add("accelerator")
     return [name for name in SECTIONS if name not in leave_out]
+
+
+def on_cpu(arguments: argparse.Namespace) -> bool:
+    """Where the shapes and limits of an accelerator are of no use; --quick runs the code of that section, no more."""
+    return jax.default_backend() == "cpu" and not arguments.quick
 
 
 def run(jobs: list[Job]) -> None:
