@@ -95,18 +95,19 @@ def _large(sizes, name):
     return [(*cells, tables.size(limit), tables.within(found["peak"], limit), tables.size(found["device_peak"]))]
 
 
+_YARDSTICKS = ("one cost", "one sum", "costs rounded")
+
+
 def precision(sizes: Sizes) -> Iterator[Job]:
     count, n, m, d = sizes.precision
     table = Table(
         f"Soft-DTW in float32 against float64, {count} x {count} pairs of {n} x {m}, d = {d}",
-        (
-            *("gamma", "values", "gradients", "rounding of the table", "gradients over it", "rounding of the costs"),
-            "float64 against the definition",
-        ),
-        "Relative errors, norms over all entries. Rounding of the table: 2^-24 max|value| / gamma, by which float32's "
-        "rounding of a cumulated cost changes a probability of the soft minimum: the bound of a method that keeps the "
-        "recursion's values in float32. Rounding of the costs: the gradients' error in float64 (the definition, "
-        "written apart from the library) with nothing but the ground costs rounded to float32.",
+        ("gamma", "values", "gradients", *_YARDSTICKS, *(f"over {name}" for name in _YARDSTICKS), "float64 apart"),
+        "Relative errors, norms over all entries, and beside the gradients' three yardsticks, none of them a proven "
+        "bound. One cost, one sum: 2^-24 max(cost) / gamma and 2^-24 max|value| / gamma, by which rounding one cost or "
+        "one cumulated cost, to float32 changes a probability of the soft minimum. Costs rounded: the gradients' error "
+        "in float64 (the definition, written apart from the library) with nothing but the ground costs rounded to "
+        "float32. Float64 apart: the library's float64 gradients from that definition's.",
     )
     for gamma in sizes.gammas:
         yield Job(table, f"gamma {gamma:g}", partial(_precision, sizes, gamma))
@@ -122,11 +123,11 @@ def _precision(sizes, gamma):
         rounded = measure.jax_contender("", partial(peers.soft_dtw_definition, gamma=gamma, rounded=True), wide).run()
         definition = measure.jax_contender("", partial(peers.soft_dtw_definition, gamma=gamma), wide).run()
     values, error = measure.difference(single.values, double.values), _gradient_error(single, double)
-    table = 2.0**-24 * float(np.max(np.abs(double.values))) / gamma
-    of_costs, apart = _gradient_error(rounded, definition), _gradient_error(double, definition)
-    cells = (values, error, table), (of_costs, apart)
-    first, last = (tuple(map(tables.relative, some)) for some in cells)
-    return [(f"{gamma:g}", *first, f"{error / table:.2g}", *last)]
+    largest = (np.max(np.abs(np.asarray(v))) for v in (peers.all_costs(data.x, data.y), double.values))
+    yardsticks = [*(2.0**-24 * float(value) / gamma for value in largest), _gradient_error(rounded, definition)]
+    cells = map(tables.relative, (values, error, *yardsticks))
+    ratios = (f"{error / yardstick:.2g}" for yardstick in yardsticks)
+    return [(f"{gamma:g}", *cells, *ratios, tables.relative(_gradient_error(double, definition)))]
 
 
 def _gradient_error(result, exact):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import ot
 import pytest
 import torch
@@ -87,12 +88,12 @@ def test_converged_plan_equals_pots(sequences):
 
 
 def test_small_epsilon_is_exact_transport(sequences):
-    x, y = sequences
+    x, y = map(oracle.unit, sequences)
     expected = np.array([[ot.emd2([], [], sq_costs(a, b)) for b in y] for a in x])
-    actual = pairwise("wasserstein", x, y, epsilon=1e-3, num_iterations=20_000)
-    # The entropic plan pays at most epsilon log min(n, m).
-    assert np.all(actual >= expected * (1 - 1e-3))
-    assert np.all(actual <= expected + 1e-3 * np.log(5))
+    actual = pairwise("wasserstein", x, y, epsilon=0.01, num_iterations=20_000)
+    # What it pays for being sharp, epsilon KL(P | a x b), is at most epsilon log min(n, m).
+    assert np.all(actual >= expected)
+    assert np.all(actual <= expected + 0.01 * np.log(5))
 
 
 @pytest.mark.parametrize("debiased", [True, False])

@@ -118,18 +118,21 @@ def can_be_negative(*, gamma, cost, normalize, debiased) -> bool:
 
 
 def prepare(x: XSequences, x_mask: XMasks | None, y: YSequences, y_mask: YMasks | None, **options) -> tuple[dict, dict]:
-    """What the pairs need of each clip: its frames and valid length."""
+    """What the pairs need of each clip: its frames, its valid length, and its mask if there is one."""
     return _clips(x, x_mask), _clips(y, y_mask)
 
 
 def _clips(frames, mask):
-    lengths = jnp.full_like(frames[:, 0, 0], frames.shape[1], dtype=int) if mask is None else jnp.sum(mask, axis=1)
-    return dict(frames=frames, length=lengths)
+    if mask is None:
+        return dict(frames=frames, length=jnp.full_like(frames[:, 0, 0], frames.shape[1], dtype=int))
+    return dict(frames=frames, length=jnp.sum(mask, axis=1), mask=mask)
 
 
 def self_distance(clips: dict, *, gamma, cost, precision: str, **_) -> Float[Array, " B"]:
     """(B,) unnormalised d(x, x), for the debiased form."""
     costs = ground.self_costs(clips["frames"], cost, precision)
+    if "mask" in clips:
+        costs = jnp.where(clips["mask"][:, :, None] & clips["mask"][:, None, :], costs, BIG)
     return soft_dtw(diagonals(jnp.moveaxis(costs, 0, -1)), clips["length"], clips["length"], gamma)
 
 
@@ -139,6 +142,8 @@ def block(x: dict, y: dict, *, gamma, cost, normalize, debiased, precision: str)
         return block(y, x, gamma=gamma, cost=cost, normalize=normalize, debiased=debiased, precision=precision).T
     (x_clips, n, _), (y_clips, m, _) = x["frames"].shape, y["frames"].shape
     costs = ground.cost_block(y["frames"].swapaxes(0, 1), x["frames"].swapaxes(0, 1), cost, precision)
+    if "mask" in x:  # cheap padding would draw the minimum of a diagonal, and the digits, away from the valid cells
+        costs = jnp.where(y["mask"].T[:, :, None, None] & x["mask"].T[None, None, :, :], costs, BIG)
     tables = diagonals(jnp.transpose(costs, (2, 0, 1, 3)).reshape(n, m, -1))  # pairs in the order (y, x)
     lengths = jnp.tile(x["length"], y_clips), jnp.repeat(y["length"], x_clips)
     values = soft_dtw(tables, *lengths, gamma).reshape(y_clips, x_clips).T
