@@ -99,24 +99,31 @@ def prepare(
     n, m = x.shape[1], y.shape[1]
     length = {"x_to_y": m, "y_to_x": n}.get(resample, resample)
     x_weights, y_weights = _grid_weights(x, x_mask, length), _grid_weights(y, y_mask, length)
+    if squared and x_mask is None and min(n, m) < length:
+        # <W_x x, W_y y> = <x, W_x' W_y y>: folded onto the longer side, the product's inner size is the shorter's.
+        fold = x_weights[0].T @ y_weights[0]
+        x_vectors, y_vectors = (x, _apply(fold, y)) if n <= m else (_apply(fold.T, x), y)
+        x_sum, y_sum = _resampled_sq_norm(x, x_weights[0]), _resampled_sq_norm(y, y_weights[0])
+        return _folded(x_vectors, x_sum, length), _folded(y_vectors, y_sum, length)
     x_grid, y_grid = _apply(x_weights, x), _apply(y_weights, y)
     if not squared:
         return dict(aligned=x_grid), dict(aligned=y_grid)
-    # <W_x x, W_y y> = <x, W_x' W_y y>: the product's inner size is the shortest of both sides and the grid. Ragged
-    # clips have a W of their own each, which folds onto no clip of the other side.
-    x_vectors, y_vectors = x_grid, y_grid
-    if x_mask is None and n < length and n <= m:
-        x_vectors, y_vectors = x, _apply(x_weights.swapaxes(1, 2), y_grid)
-    elif x_mask is None and m < length:
-        x_vectors, y_vectors = _apply(y_weights.swapaxes(1, 2), x_grid), y
-    else:
-        x_grid, y_grid = ground.rounded(x_grid, precision), ground.rounded(y_grid, precision)
-    return _folded(x_vectors, x_grid, length), _folded(y_vectors, y_grid, length)
+    # Ragged clips have a W of their own each, which folds onto no clip of the other side.
+    x_sum, y_sum = (jnp.sum(ground.sq_norm(ground.rounded(grid, precision)), axis=1) for grid in (x_grid, y_grid))
+    return _folded(x_grid, x_sum, length), _folded(y_grid, y_sum, length)
 
 
-def _folded(vectors, grid, length):
-    sum_sq = jnp.sum(ground.sq_norm(grid), axis=1)
+def _folded(frames, sum_sq, length):
+    vectors = frames.reshape(len(frames), -1)
     return dict(folded=vectors, mean_sq=sum_sq / length, per_position=jnp.full_like(sum_sq, 1 / length))
+
+
+def _resampled_sq_norm(frames, weights):
+    """|W x|^2 of each clip without W x: a row of W holds two neighbours at most, so that W'W is tridiagonal."""
+    gram = weights.T @ weights
+    squares = ground.sq_norm(frames) @ jnp.diagonal(gram)
+    neighbours = jnp.sum(frames[:, :-1] * frames[:, 1:], axis=2) @ jnp.diagonal(gram, 1)
+    return squares + 2 * neighbours
 
 
 def _grid_weights(frames, mask, length):
@@ -134,7 +141,7 @@ def _apply(weights, frames):
 def block(x: dict, y: dict, *, resample, squared, precision: str) -> Distances:
     """All pairs of prepared clips."""
     if "folded" in x:
-        products = ground.product("ipd,jpd->ij", x["folded"], y["folded"], precision) * x["per_position"][:, None]
+        products = ground.gram(x["folded"], y["folded"], precision) * x["per_position"][:, None]
         return ground.nonnegative(x["mean_sq"][:, None] + y["mean_sq"][None, :] - 2 * products)
     if "aligned" in x:
         x_grid, y_grid = ground.rounded(x["aligned"], precision), ground.rounded(y["aligned"], precision)
