@@ -100,7 +100,7 @@ def pair_alignment(
 
     At gamma = 0 the best path, zeros and ones; where paths tie, one, by the diagonal first.
     """
-    costs = ground.cost_matrix(x, y, cost)[:, :, None]
+    costs = jnp.where(x_mask[:, None] & y_mask[None, :], ground.cost_matrix(x, y, cost), BIG)[:, :, None]
     lengths = jnp.sum(x_mask)[None], jnp.sum(y_mask)[None]
     return jax.grad(lambda costs: soft_dtw(diagonals(costs), *lengths, gamma)[0])(costs)[:, :, 0]
 
