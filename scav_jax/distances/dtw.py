@@ -4,6 +4,7 @@ Our choices, where the paper leaves it open: division by the valid n + m, and th
 AISTATS 2021).
 """
 
+import math
 from functools import partial
 
 import jax
@@ -13,12 +14,15 @@ from jaxtyping import Array, Bool, Float, Int
 from scav_jax.distances import ground
 from scav_jax.distances.ground import XMasks, XSequence, XSequences, YMasks, YSequence, YSequences
 from scav_jax.distances.options import check_at_least, check_bool, check_choice
+from scav_jax.distances.polynomials import exp2, log1p
 from scav_jax.shapes import Distances
 
 OPTIONS: dict = {"gamma": 0.1, "cost": "sqeuclidean", "normalize": True, "debiased": False}
 
 # Stands for infinity outside the table: inf - inf in the soft minimum would be NaN.
 BIG = 1e30
+# Diagonals in one turn of a sweep's loop: what a turn costs by itself counts.
+UNROLL = 4
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -27,31 +31,33 @@ def softmin(diagonal: Float[Array, "..."], up: Float[Array, "..."], left: Float[
 
     Its derivative is made of the three probabilities; at gamma = 0 it is that of the first least one in this order.
     """
-    return _softmin(diagonal, up, left, gamma)[0]
-
-
-def _softmin(diagonal, up, left, gamma):
-    """The soft minimum and the three probabilities."""
-    predecessors = diagonal, up, left
-    least = jnp.minimum(jnp.minimum(diagonal, up), left)
+    low, high = jnp.minimum(diagonal, up), jnp.maximum(diagonal, up)
+    least = jnp.minimum(low, left)
     if gamma == 0:
-        choice = _choice(*predecessors)
-        return least, [(choice == i).astype(least.dtype) for i in range(3)]
-    weights = [jnp.exp((least - v) / gamma) for v in predecessors]
-    total = weights[0] + weights[1] + weights[2]
-    return least - gamma * jnp.log(total), [w / total for w in weights]
+        return least
+    others = jnp.maximum(low, jnp.minimum(high, left)), jnp.maximum(high, left)
+    return least - gamma * log1p(_boltzmann(least - others[0], gamma) + _boltzmann(least - others[1], gamma))
 
 
-def _choice(diagonal, up, left):
-    """Where the best path comes from: 0 diagonal, 1 up, 2 left, in this order where they tie."""
-    choice = jnp.where(up <= left, 1, 2)
+def _boltzmann(differences, gamma):
+    """exp(differences / gamma), of differences that but for rounding are not positive."""
+    return exp2(jnp.minimum(differences, 0) * (math.log2(math.e) / gamma))
+
+
+def _choice(diagonal, up, left, transposed=False):
+    """Where the best path comes from: 0 diagonal, 1 up, 2 left; where they tie, the first (of the table turned back)."""
+    choice = jnp.where(left <= up if transposed else left < up, 2, 1)
     return jnp.where(diagonal <= jnp.minimum(up, left), 0, choice).astype(jnp.int8)
 
 
 @softmin.defjvp
 def _softmin_jvp(gamma, primals, tangents):
-    diagonal, up, left = primals
-    value, weights = _softmin(diagonal, up, left, gamma)
+    value = softmin(*primals, gamma)
+    if gamma == 0:
+        choice = _choice(*primals)
+        weights = [(choice == i).astype(value.dtype) for i in range(3)]
+    else:
+        weights = [_boltzmann(value - v, gamma) for v in primals]
     return value, sum(w * t for w, t in zip(weights, tangents, strict=True))
 
 
@@ -136,68 +142,81 @@ def self_distance(clips: dict, *, gamma, cost, precision: str, **_) -> Float[Arr
     return soft_dtw(diagonals(jnp.moveaxis(costs, 0, -1)), clips["length"], clips["length"], gamma)
 
 
-def block(x: dict, y: dict, *, gamma, cost, normalize, debiased, precision: str) -> Distances:
+def block(x: dict, y: dict, *, gamma, cost, normalize, debiased, precision: str, transposed=False) -> Distances:
     """All pairs of prepared clips."""
     if x["frames"].shape[1] > y["frames"].shape[1]:  # the sweep's lanes are the shorter side
-        return block(y, x, gamma=gamma, cost=cost, normalize=normalize, debiased=debiased, precision=precision).T
+        options = dict(gamma=gamma, cost=cost, normalize=normalize, debiased=debiased, precision=precision)
+        return block(y, x, **options, transposed=True).T
     (x_clips, n, _), (y_clips, m, _) = x["frames"].shape, y["frames"].shape
     costs = ground.cost_block(y["frames"].swapaxes(0, 1), x["frames"].swapaxes(0, 1), cost, precision)
     if "mask" in x:  # cheap padding would draw the minimum of a diagonal, and the digits, away from the valid cells
         costs = jnp.where(y["mask"].T[:, :, None, None] & x["mask"].T[None, None, :, :], costs, BIG)
     tables = diagonals(jnp.transpose(costs, (2, 0, 1, 3)).reshape(n, m, -1))  # pairs in the order (y, x)
     lengths = jnp.tile(x["length"], y_clips), jnp.repeat(y["length"], x_clips)
-    values = soft_dtw(tables, *lengths, gamma).reshape(y_clips, x_clips).T
+    values = soft_dtw(tables, *lengths, gamma, transposed).reshape(y_clips, x_clips).T
     if debiased:
         values -= (x["self"][:, None] + y["self"][None, :]) / 2
     return values / (x["length"][:, None] + y["length"][None, :]).astype(values.dtype) if normalize else values
 
 
 def diagonals(costs: Float[Array, "n m P"]) -> Float[Array, "n K P"]:
-    """Row i moved i to the right: column k holds anti-diagonal k of each of P tables, K = n + m - 1; BIG elsewhere."""
+    """Row i moved i to the right: column k holds anti-diagonal k of each of P tables; BIG elsewhere.
+
+    K is n + m - 1, and what makes it whole turns of the sweep's loop.
+    """
     n, m, pairs = costs.shape
-    # Pad the rows by n, flatten, and read rows one shorter: no gather.
-    padded = jnp.pad(costs, ((0, 0), (0, n), (0, 0)), constant_values=BIG)
-    return padded.reshape(n * (m + n), pairs)[:-n].reshape(n, m + n - 1, pairs)
+    K = UNROLL * math.ceil((n + m - 1) / UNROLL)
+    # Rows of K + 1, flattened, and read as rows of K: no gather.
+    padded = jnp.pad(costs, ((0, 0), (0, K + 1 - m), (0, 0)), constant_values=BIG)
+    return padded.reshape(n * (K + 1), pairs)[:-n].reshape(n, K, pairs)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def soft_dtw(
-    tables: Float[Array, "n K P"], x_length: Int[Array, " P"], y_length: Int[Array, " P"], gamma: float | int
+    tables: Float[Array, "n K P"],
+    x_length: Int[Array, " P"],
+    y_length: Int[Array, " P"],
+    gamma: float | int,
+    transposed: bool = False,
 ) -> Float[Array, " P"]:
     """Soft-DTW of P tables of `diagonals`, each read at the last cell of its valid lengths.
 
     One scan over the anti-diagonals, whose cells depend on the two before only; its lanes are the pairs.
+    transposed: the rows are the clips of y; of paths that tie at gamma = 0, that of the table turned back is taken.
     """
-    return _sweep(tables, x_length, y_length, gamma, keep=False)[0]
+    return _sweep(tables, x_length, y_length, gamma, transposed, keep=False)[0]
 
 
-def _sweep(tables, x_length, y_length, gamma, keep):
+def _sweep(tables, x_length, y_length, gamma, transposed, keep):
     """The values, and what the way back needs of each diagonal: its soft minima and the minimum of the one before.
 
     Each diagonal is carried relative to the minimum of the one before: the soft minimum then compares small numbers,
     and its probabilities keep float32's digits at small gamma.
     """
 
-    def step(carry, k):
+    def step(carry, inputs):
+        k, is_end = inputs
         before, last, least_before, least, offset, values = carry
         predecessors = before[:-1] - least_before[None, :], last[:-1], last[1:]
         soft_minima = softmin(*predecessors, gamma)
-        now = _at(tables, k, axis=1) - least[None, :] + soft_minima
+        if keep and gamma > 0:
+            soft_minima = _stored(soft_minima, (0, 1), 0)[:-1]
+        now = _stored(_at(tables, k, axis=1) - least[None, :] + soft_minima, (1, 0), BIG)
         offset += least
-        ends = k == x_length + y_length - 2
 
         def read():
-            return jnp.where(ends, jnp.take_along_axis(now, x_length[None, :] - 1, axis=0)[0] + offset, values)
+            corner = jnp.take_along_axis(now, x_length[None, :], axis=0)[0] + offset
+            return jnp.where(k == x_length + y_length - 2, corner, values)
 
-        values = jax.lax.cond(jnp.any(ends), read, lambda: values)
-        kept = (_choice(*predecessors) if gamma == 0 else soft_minima, least) if keep else None
-        now = jnp.pad(now, ((1, 0), (0, 0)), constant_values=BIG)
+        values = jax.lax.cond(is_end, read, lambda: values)
+        kept = (_choice(*predecessors, transposed) if gamma == 0 else soft_minima, least) if keep else None
         return (last, now, least, jnp.min(now, axis=0), offset, values), kept
 
     n, K, pairs = tables.shape
     outside, zeros = jnp.full_like(tables[:, 0], BIG, shape=(n + 1, pairs)), jnp.zeros_like(tables[0, 0])
     start = outside.at[0].set(0), outside, zeros, zeros, zeros, zeros
-    (*_, values), kept = jax.lax.scan(step, start, jnp.arange(K))
+    is_end = jnp.any(jnp.arange(K)[:, None] == (x_length + y_length - 2)[None, :], axis=1)
+    (*_, values), kept = jax.lax.scan(step, start, (jnp.arange(K), is_end), unroll=UNROLL)
     return values, kept
 
 
@@ -205,12 +224,17 @@ def _at(array, k, axis=0):
     return jax.lax.dynamic_index_in_dim(array, k, axis, keepdims=False)
 
 
-def _soft_dtw_forward(tables, x_length, y_length, gamma):
-    values, kept = _sweep(tables, x_length, y_length, gamma, keep=True)
+def _stored(diagonal, border, fill):
+    """A diagonal with one row more, above or below, that XLA computes once: not again wherever it is read."""
+    return jax.lax.optimization_barrier(jnp.pad(diagonal, (border, (0, 0)), constant_values=fill))
+
+
+def _soft_dtw_forward(tables, x_length, y_length, gamma, transposed):
+    values, kept = _sweep(tables, x_length, y_length, gamma, transposed, keep=True)
     return values, (tables, x_length, y_length, kept)
 
 
-def _soft_dtw_backward(gamma, residuals, cotangent):
+def _soft_dtw_backward(gamma, transposed, residuals, cotangent):
     """The expected alignment, times the cotangent.
 
     A cell's share is that of its three successors, each times the probability that the successor was entered from here.
@@ -218,28 +242,30 @@ def _soft_dtw_backward(gamma, residuals, cotangent):
     tables, x_length, y_length, (kept, least) = residuals
     n, K, pairs = tables.shape
 
-    def below(array):
+    def below(diagonal):
         """Row i + 1 in the place of row i."""
-        return jnp.pad(array[1:], ((0, 1), (0, 0)))
+        return jnp.pad(diagonal[1:], ((0, 1), (0, 0)))
 
-    def step(alignment, k):
+    def step(carry, k):
+        alignment, next_, next_but_one = carry
         right, down, across = _at(kept, k + 1), below(_at(kept, k + 1)), below(_at(kept, k + 2))
         if gamma == 0:
             entered = [right == 2, down == 1, across == 0]
         else:
             here = _at(tables, k, axis=1) - _at(least, k)[None, :] + _at(kept, k)
             differences = right - here, down - here, across - (here - _at(least, k + 1)[None, :])
-            entered = [jnp.exp(jnp.minimum(difference / gamma, 0)) for difference in differences]
-        next_, next_but_one = _at(alignment, k + 1, axis=1), _at(alignment, k + 2, axis=1)
-        shares = next_ * entered[0] + below(next_) * entered[1] + below(next_but_one) * entered[2]
+            entered = [_boltzmann(difference, gamma) for difference in differences]
+        shares = next_[:-1] * entered[0] + next_[1:] * entered[1] + next_but_one[1:] * entered[2]
         is_corner = (k == x_length + y_length - 2)[None, :] & (jnp.arange(n)[:, None] == x_length[None, :] - 1)
-        shares = jnp.where(is_corner, cotangent[None, :], shares)
-        return jax.lax.dynamic_update_index_in_dim(alignment, shares, k, axis=1), None
+        now = _stored(jnp.where(is_corner, cotangent[None, :], shares), (0, 1), 0)
+        return (jax.lax.dynamic_update_index_in_dim(alignment, now[:-1], k, axis=1), now, next_), None
 
     # Zeros that XLA cannot make before the sweep is done, when two tables fill the memory already.
-    nothing_yet = jnp.broadcast_to(0 * least[-1], (n, K + 2, pairs))
-    alignment, _ = jax.lax.scan(step, nothing_yet, jnp.arange(K), reverse=True)
-    return alignment[:, :K], None, None
+    zeros = 0 * least[-1]
+    outside = jnp.broadcast_to(zeros, (n + 1, pairs))
+    start = jnp.broadcast_to(zeros, tables.shape), outside, outside
+    (alignment, *_), _ = jax.lax.scan(step, start, jnp.arange(K), reverse=True, unroll=UNROLL)
+    return alignment, None, None
 
 
 soft_dtw.defvjp(_soft_dtw_forward, _soft_dtw_backward)
