@@ -22,7 +22,7 @@ OPTIONS: dict = {"gamma": 0.1, "cost": "sqeuclidean", "normalize": True, "debias
 # Stands for infinity outside the table: inf - inf in the soft minimum would be NaN.
 BIG = 1e30
 # Diagonals in one turn of a sweep's loop: what a turn costs by itself counts.
-UNROLL = 4
+UNROLL = 3
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -45,7 +45,7 @@ def _boltzmann(differences, gamma):
 
 
 def _choice(diagonal, up, left, transposed=False):
-    """Where the best path comes from: 0 diagonal, 1 up, 2 left; where they tie, the first (of the table turned back)."""
+    """Where the best path comes from: 0 diagonal, 1 up, 2 left; the first where they tie, in the table turned back."""
     choice = jnp.where(left <= up if transposed else left < up, 2, 1)
     return jnp.where(diagonal <= jnp.minimum(up, left), 0, choice).astype(jnp.int8)
 

@@ -102,7 +102,7 @@ def prepare(
     if squared and x_mask is None and min(n, m) < length:
         # <W_x x, W_y y> = <x, W_x' W_y y>: folded onto the longer side, the product's inner size is the shorter's.
         fold = x_weights[0].T @ y_weights[0]
-        x_vectors, y_vectors = (x, _apply(fold, y)) if n <= m else (_apply(fold.T, x), y)
+        x_vectors, y_vectors = (x, _apply(fold[None], y)) if n <= m else (_apply(fold.T[None], x), y)
         x_sum, y_sum = _resampled_sq_norm(x, x_weights[0]), _resampled_sq_norm(y, y_weights[0])
         return _folded(x_vectors, x_sum, length), _folded(y_vectors, y_sum, length)
     x_grid, y_grid = _apply(x_weights, x), _apply(y_weights, y)
@@ -120,6 +120,8 @@ def _folded(frames, sum_sq, length):
 
 def _resampled_sq_norm(frames, weights):
     """|W x|^2 of each clip without W x: a row of W holds two neighbours at most, so that W'W is tridiagonal."""
+    if len(weights) == frames.shape[1]:  # W is the identity
+        return jnp.sum(ground.sq_norm(frames), axis=1)
     gram = weights.T @ weights
     squares = ground.sq_norm(frames) @ jnp.diagonal(gram)
     neighbours = jnp.sum(frames[:, :-1] * frames[:, 1:], axis=2) @ jnp.diagonal(gram, 1)
@@ -135,7 +137,8 @@ def _grid_weights(frames, mask, length):
 
 
 def _apply(weights, frames):
-    return jnp.matmul(weights, frames, precision="highest")
+    # One small product a clip: XLA would transpose all frames on CPU to make one large product of them.
+    return jnp.matmul(jnp.broadcast_to(weights, (len(frames), *weights.shape[1:])), frames, precision="highest")
 
 
 def block(x: dict, y: dict, *, resample, squared, precision: str) -> Distances:

@@ -79,9 +79,11 @@ def _gram_forward(x, y, precision):
 def _gram_backward(precision, rows, cotangent):
     x, y = rows
     x_cotangent = product("ij,jd->id", cotangent, y, precision)
-    # The barrier keeps XLA from transposing the (I, J) cotangent on CPU, where that costs more than the product.
-    y_cotangent = jax.lax.optimization_barrier(product("di,ij->dj", x.T, cotangent, precision)).T
-    return x_cotangent, y_cotangent
+    if len(x) < x.shape[1]:
+        return x_cotangent, product("ij,id->jd", cotangent, x, precision)
+    # On CPU XLA transposes the (I, J) cotangent for that, which costs more than the product where I is large; the
+    # barrier keeps it from doing so here too.
+    return x_cotangent, jax.lax.optimization_barrier(product("di,ij->dj", x.T, cotangent, precision)).T
 
 
 gram.defvjp(_gram_forward, _gram_backward)

@@ -40,7 +40,7 @@ def log1p(values: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _horner(coefficients, values):
-    result = jnp.full_like(values, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
+    *others, result = coefficients
+    for coefficient in reversed(others):
         result = result * values + coefficient
     return result
