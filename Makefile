@@ -49,7 +49,7 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not heavy"
+	$(BIN)/python -m pytest -m "not heavy" --numprocesses=auto --dist=loadfile
 
 test-heavy: $(VENV)/.test
 	$(BIN)/python -m pytest -m heavy

@@ -17,22 +17,20 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 
+# Set before pytest-xdist starts its workers, which then draw the same.
+SEED = int(os.environ.setdefault("SCAV_TEST_SEED", str(random.SystemRandom().randrange(2**16))))
 REPOSITORY = Path(__file__).parents[1]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_report_header():
-    return f"jax {jax.__version__}, {jax.device_count()} devices, SCAV_TEST_SEED={_seed()}"
-
-
-def _seed() -> int:
-    return int(os.environ.setdefault("SCAV_TEST_SEED", str(random.SystemRandom().randrange(2**16))))
+    return f"jax {jax.__version__}, {jax.device_count()} devices, SCAV_TEST_SEED={SEED}"
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     """NumPy generator whose seed the report header prints, so that a failure can be repeated."""
-    return np.random.default_rng(_seed())
+    return np.random.default_rng(SEED)
 
 
 @pytest.fixture
