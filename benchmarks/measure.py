@@ -16,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 SLOW_S = 2.0  # what takes longer is warm after its first run
+# Before each turn of a comparison: gigabytes that the other freed, and threads of its that still spin, cost whoever is
+# next up to 1.7 times its time (soft-DTW after ott's, seen on two cores).
+REST_S = 0.3
 
 
 class Data(NamedTuple):
@@ -160,6 +163,11 @@ def timed(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def rested(run: Callable[[], Any]) -> float:
+    time.sleep(REST_S)
+    return timed(run)
+
+
 def median_time(run: Callable[[], Any], seconds: float) -> float:
     """Median over about `seconds` of repeated runs, 3 to 15, after one for warmth; of slow ones the first counts."""
     first = timed(run)
@@ -191,7 +199,7 @@ def compare(ours: Contender, settings: Sequence[Callable[[], Contender]], second
     notes += [f"{other.name}: {once / best:.1f} times its time" for once, other, _ in right[1:]]
     pairs: list[tuple[float, float]] = []
     while len(pairs) < 15 and (len(pairs) < 3 or sum(map(sum, pairs)) < seconds):
-        pairs.append((timed(ours.run), timed(peer.run)))
+        pairs.append((rested(ours.run), rested(peer.run)))
     return Comparison(
         ours,
         statistics.median(a for a, _ in pairs),
