@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import data.marimba.prepare as marimba
 from configs import base
-from scav_jax import cli, evaluation, training
+from scav_jax import cli, evaluation, parallel, training
 from scav_jax import config as configs
 from scav_jax.checkpoint import Checkpoints
 from scav_jax.features.pipeline import train_iterator
@@ -28,16 +28,18 @@ MAX_SKIPPED = 10  # steps in a row without a finite gradient
 def train(config, workdir: Path) -> None:
     """One run from its newest checkpoint, or from the start, to config.steps."""
     configs.check(config)
+    mesh = parallel.make_mesh()
+    configs.check_devices(config, mesh.size)
     store = open_data(config)
     config = complete(config, store)
     data = train_iterator(store, config.data.train_split, config.batch_size, config.seed)
-    state = jax.jit(lambda: training.init(config))()
+    state = parallel.replicate(jax.jit(lambda: training.init(config))(), mesh)
     keep_config(config, workdir)
     with closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
-        loop(config, workdir, store, data, state, checkpoints)
+        loop(config, workdir, mesh, store, data, state, checkpoints)
 
 
-def loop(config, workdir: Path, store: Store, data, state: training.TrainState, checkpoints: Checkpoints) -> None:
+def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainState, checkpoints: Checkpoints) -> None:
     """The steps from the newest checkpoint on: train, log, evaluate, save."""
     start = checkpoints.latest_step or 0
     if start:
@@ -50,18 +52,19 @@ def loop(config, workdir: Path, store: Store, data, state: training.TrainState, 
 
     encoder = evaluation.make_encoder(config)
     position = data.get_state()
-    example = _features(next(data))
+    example = parallel.spread(_features(next(data)), mesh)
     data.set_state(position)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
     print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; compiling", flush=True)
-    step_fn = jax.jit(partial(training.train_step, config), donate_argnums=0).lower(state, example).compile()
+    on_every_device = parallel.on_every_device(partial(training.train_step, config), mesh)
+    step_fn = jax.jit(on_every_device, donate_argnums=0).lower(state, example).compile()
     save_every = configs.every_steps(config, config.checkpoint.every_fraction)
     eval_every = configs.every_steps(config, config.eval.every_fraction)
     progress = tqdm(total=config.steps, initial=start, unit="step", desc=workdir.name, mininterval=1.0)
     with closing(MetricsWriter(workdir, start)) as writer, progress as bar:
         for step in range(start + 1, config.steps + 1):
             batch = next(data)
-            state, metrics = step_fn(state, _features(batch))
+            state, metrics = step_fn(state, parallel.spread(_features(batch), mesh))
             last = step == config.steps
             if step % config.log_every_steps == 0 or step == 1 or last:
                 _stop_if_diverged(state, batch, store, config)

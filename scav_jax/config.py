@@ -38,6 +38,9 @@ def check(config: Any) -> None:
     for key, minimum in counts.items():
         if (value := _value(config, key)) < minimum:
             raise ConfigError(f"{key}: expected at least {minimum}, got {value}")
+    micro = config.micro_batch_size
+    if micro < 0 or (micro and config.batch_size % micro):
+        raise ConfigError(f"micro_batch_size: expected 0 or a divisor of batch_size = {config.batch_size}, got {micro}")
     if not all(isinstance(k, int) and k > 0 for k in config.eval.hybrid_k):
         raise ConfigError(f"eval.hybrid_k: expected whole numbers above 0, got {config.eval.hybrid_k}")
     _check_choice("method", config.method, METHODS)
@@ -76,6 +79,19 @@ def check(config: Any) -> None:
     for key in ("optimizer.warmup_fraction", "eval.every_fraction", "checkpoint.every_fraction"):
         if not 0 < (fraction := _value(config, key)) <= 1:
             raise ConfigError(f"{key}: expected a fraction of the steps, 0 < fraction <= 1, got {fraction}")
+
+
+def check_devices(config: Any, count: int) -> None:
+    """Raises ConfigError where the batch cannot be spread over so many devices."""
+    for key in ("batch_size", "micro_batch_size"):
+        if config[key] % count:
+            raise ConfigError(f"{key}: expected a multiple of {count}, the number of devices, got {config[key]}")
+    if (
+        count > 1
+        and config.method == "scav"
+        and (config.distance.name, config.distance.solver) == ("wasserstein", "ott")
+    ):
+        raise ConfigError(f"distance.solver: expected own, for ott runs on one device and here are {count}")
 
 
 def describe(config: Any) -> str:

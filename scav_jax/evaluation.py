@@ -51,7 +51,7 @@ class Ranking:
 
 def make_encoder(config: Any) -> Encoder:
     """One compiled function for all batches: (parameters, features and masks) -> encoded modalities."""
-    return jax.jit(lambda parameters, batch: training.encode(config, parameters, batch))
+    return jax.jit(lambda parameters, batch: training.encode(config, parameters["towers"], batch))
 
 
 def check_store(config: Any, store: Store) -> None:

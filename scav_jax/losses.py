@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from scav_jax import distances as sequential
+from scav_jax import parallel
 from scav_jax.shapes import Distances
 
 NORMALIZATIONS = ("none", "zscore", "mean", "minmax")
@@ -43,7 +44,7 @@ def contrastive_loss(
     `check_normalization` refuses such a pair before any tracing.
     """
     _check_choice(normalization)
-    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    devices = parallel.size(axis_name)
     if distances.ndim != 2 or distances.shape[0] * devices != distances.shape[1] or not distances.size:
         raise ValueError(
             f"distances: expected a square matrix, positives on its diagonal, got {distances.shape}"
@@ -113,7 +114,7 @@ def _forward(distances, temperature, normalization, axis_name):
         for positives, side in zip(_positives(distances, axis_name), _sides(axis_name), strict=True)
     )
     row_terms, column_terms = (jnp.sum(s.positive / temperature + s.log_total) for s in (rows, columns))
-    loss = (_over_devices(row_terms, axis_name) + column_terms) / (2 * distances.shape[1])
+    loss = (parallel.total(row_terms, axis_name) + column_terms) / (2 * distances.shape[1])
     return loss, (distances, temperature, rows, columns)
 
 
@@ -126,7 +127,8 @@ def _backward(normalization, axis_name, residuals, cotangent):
     distances, temperature, *both = residuals
     count = distances.shape[1]
     c = cotangent / (2 * count * temperature)
-    on_diagonal = _first_column(distances, axis_name) + jnp.arange(len(distances))[:, None] == jnp.arange(count)[None, :]
+    own = parallel.index(axis_name) * len(distances) + jnp.arange(len(distances))
+    on_diagonal = own[:, None] == jnp.arange(count)[None, :]
     gradient, weighted = 0, []
     for s, side in zip(both, _sides(axis_name), strict=True):
         z = _normalized(distances, s.shift, s.scale)
@@ -141,7 +143,7 @@ def _backward(normalization, axis_name, residuals, cotangent):
             g += weighted[-1] * (least / side.sum(least) - most / side.sum(most))
         gradient += _divide(g, s.scale)
     rows, columns = (jnp.sum(values) for values in weighted)
-    return gradient, -(_over_devices(rows, axis_name) + columns) / temperature
+    return gradient, -(parallel.total(rows, axis_name) + columns) / temperature
 
 
 _loss.defvjp(_forward, _backward)
@@ -181,19 +183,10 @@ def _normalized(distances, shift, scale):
 
 def _positives(distances, axis_name):
     """The diagonal as (rows, 1), of this device's rows, and as (1, N), of all."""
-    first, count = _first_column(distances, axis_name), len(distances)
-    own = jnp.diagonal(jax.lax.dynamic_slice_in_dim(distances, first, count, axis=1))
-    placed = jnp.zeros_like(distances[0]).at[first + jnp.arange(count)].set(own)
-    return own[:, None], _over_devices(placed, axis_name)[None, :]
-
-
-def _first_column(distances, axis_name):
-    """The column of the first row's positive."""
-    return 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(distances)
-
-
-def _over_devices(values, axis_name):
-    return values if axis_name is None else jax.lax.psum(values, axis_name)
+    own = parallel.positives(distances, axis_name)
+    places = parallel.index(axis_name) * len(own) + jnp.arange(len(own))
+    placed = jnp.zeros_like(distances[0]).at[places].set(own)
+    return own[:, None], parallel.total(placed, axis_name)[None, :]
 
 
 def _check_choice(normalization):
@@ -203,11 +196,11 @@ def _check_choice(normalization):
 
 def _refuse_negative(distances, axis_name):
     """0, or where a distance is negative an error, or under jit NaN."""
-    every = _Side(0, axis_name)
+    distances, every = jax.lax.stop_gradient(distances), _Side(0, axis_name)
     least, largest = every.min(distances), every.max(jnp.abs(distances))
     negative = jnp.min(least) < -_NEGATIVE_SLACK * jnp.max(largest)
     if isinstance(negative, jax.core.Tracer):
-        return jax.lax.stop_gradient(jnp.where(negative, jnp.nan, 0))
+        return jnp.where(negative, jnp.nan, 0)
     if negative:
         raise ValueError(f'distances: expected none below 0 for normalization="mean", got {jnp.min(distances)}')
     return 0

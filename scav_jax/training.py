@@ -1,4 +1,8 @@
-"""Training as pure functions: the state, how it begins, the loss, one step."""
+"""Training as pure functions: the state, how it begins, the loss and its gradient, one step.
+
+The same step serves one device and, with axis_name, every device of a mesh axis inside jax.shard_map: the batch is then
+the device's own clips, parameters and results are the same on all.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from scav_jax import distances
+from scav_jax import distances, parallel
 from scav_jax.config import TEMPERATURE_RANGE, recipe, trained_with
 from scav_jax.losses import contrastive_loss
 from scav_jax.models import encoder
@@ -57,7 +61,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 
 
 def encode(
-    config: Any, parameters: dict[str, Any], batch: Batch, keys: Key[Array, " B"] | None = None
+    config: Any, towers: dict[str, Any], batch: Batch, keys: Key[Array, " B"] | None = None
 ) -> dict[str, tuple[Sequences, Masks | None]]:
     """Each modality's features -> (sequences (B, length, d), mask); `keys` (B,) one a clip for dropout, or None."""
     encoded = {}
@@ -65,7 +69,7 @@ def encode(
         mask = batch[f"{name}_mask"]
         rng = None if keys is None else jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(keys)
         encoded[name] = (
-            encoder.apply(parameters["towers"][name], config.model[name], batch[name], mask, rng=rng),
+            encoder.apply(towers[name], config.model[name], batch[name], mask, rng=rng),
             mask,
         )
     return encoded
@@ -76,38 +80,84 @@ def pair_distances(config: Any, name: str, x: tuple, y: tuple) -> Float[Array, "
     return distances.pairwise(name, x[0], y[0], x[1], y[1], **distances.options(name, config.distance))
 
 
-def loss(
-    config: Any, parameters: dict[str, Any], batch: Batch, keys: Key[Array, " B"] | None = None
+def contrast(
+    config: Any, log_temperatures: dict[str, Array], encoded: dict[str, tuple], axis_name: str | None = None
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """The mean contrastive loss over config.pairs, and what the log shows beside it."""
-    encoded = encode(config, parameters, batch, keys)
+    """The mean contrastive loss over config.pairs of the encoded global batch, and what the log shows beside it."""
     losses, metrics = [], {}
+    name = trained_with(config)
+    options = distances.options(name, config.distance)
     for pair in config.pairs:
-        x, y = (encoded[name] for name in pair)
-        matrix = pair_distances(config, trained_with(config), x, y)
-        log_temperature = parameters["log_temperature"][_pair_name(pair)]
+        (x, x_mask), (y, y_mask) = (encoded[modality] for modality in pair)
+        matrix = parallel.all_pairs(name, x, y, x_mask, y_mask, axis_name=axis_name, **options)
+        log_temperature = log_temperatures[_pair_name(pair)]
         if not recipe(config).temperature_learned:
             log_temperature = jax.lax.stop_gradient(log_temperature)
         temperature = jnp.exp(log_temperature)
-        losses.append(contrastive_loss(matrix, temperature, normalization=recipe(config).normalization))
+        normalization = recipe(config).normalization
+        losses.append(contrastive_loss(matrix, temperature, normalization=normalization, axis_name=axis_name))
         metrics["temperature"] = temperature
-        metrics["positive_distance"] = jnp.mean(jnp.diagonal(matrix))
-        metrics["mean_distance"] = jnp.mean(matrix)
+        metrics["positive_distance"] = parallel.mean(parallel.positives(matrix, axis_name), axis_name)
+        metrics["mean_distance"] = parallel.mean(matrix, axis_name)
     return jnp.mean(jnp.stack(losses)), metrics
 
 
-def train_step(config: Any, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+def gradient(
+    config: Any, parameters: dict[str, Any], batch: Batch, keys: Key[Array, " B"] | None, axis_name: str | None = None
+) -> tuple[tuple[Float[Array, ""], dict[str, Array]], dict[str, Any]]:
+    """((loss, what the log shows), the loss's gradient in the parameters) of the global batch.
+
+    With config.micro_batch_size the towers see so many clips at a time: all are encoded and nothing but their sequences
+    kept, the loss of the whole batch gives the sequences' gradient, and each micro-batch is encoded again to carry it
+    to the parameters (GradCache, Gao et al. 2021). The same gradient, with the towers' memory that of a micro-batch.
+    """
+    # A copy a device: gradients are then added up over devices once, not wherever a parameter is used.
+    towers = parallel.varying(parameters["towers"], axis_name)
+    log_temperatures = parameters["log_temperature"]
+    if not config.micro_batch_size:
+
+        def loss(towers, log_temperatures):
+            return contrast(config, log_temperatures, encode(config, towers, batch, keys), axis_name)
+
+        value, gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(towers, log_temperatures)
+    else:
+        micro_batches = _split((batch, keys), config.micro_batch_size // parallel.size(axis_name))
+
+        def sequences(towers, micro_batch):
+            return {name: frames for name, (frames, _) in encode(config, towers, *micro_batch).items()}
+
+        def loss(sequences, log_temperatures):
+            encoded = {name: (frames, batch[f"{name}_mask"]) for name, frames in sequences.items()}
+            return contrast(config, log_temperatures, encoded, axis_name)
+
+        def carry_back(total, inputs):
+            micro_batch, cotangents = inputs
+            _, vjp = jax.vjp(lambda towers: sequences(towers, micro_batch), towers)
+            return jax.tree.map(jnp.add, total, vjp(cotangents)[0]), None
+
+        encoded = jax.lax.map(lambda micro_batch: sequences(towers, micro_batch), micro_batches)
+        whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), encoded)
+        value, (cotangents, of_temperatures) = jax.value_and_grad(loss, (0, 1), has_aux=True)(whole, log_temperatures)
+        cotangents = jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), cotangents, encoded)
+        of_towers, _ = jax.lax.scan(carry_back, jax.tree.map(jnp.zeros_like, towers), (micro_batches, cotangents))
+        gradients = of_towers, of_temperatures
+    return value, {"towers": parallel.total(gradients[0], axis_name), "log_temperature": gradients[1]}
+
+
+def train_step(
+    config: Any, state: TrainState, batch: Batch, axis_name: str | None = None
+) -> tuple[TrainState, dict[str, Array]]:
     """One update. Where loss or gradient is not finite the parameters and the optimiser stay as they were."""
-    first = batch[sorted(config.model)[0]]
+    own = len(batch[sorted(config.model)[0]])
     step_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    keys = jax.vmap(lambda position: jax.random.fold_in(step_key, position))(jnp.arange(len(first)))
-    grad = jax.value_and_grad(lambda parameters: loss(config, parameters, batch, keys), has_aux=True)
-    (value, metrics), gradient = grad(state.parameters)
-    norm = optax.tree.norm(gradient)
+    positions = parallel.index(axis_name) * own + jnp.arange(own)
+    keys = jax.vmap(lambda position: jax.random.fold_in(step_key, position))(positions)
+    (value, metrics), gradients = gradient(config, state.parameters, batch, keys, axis_name)
+    norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(norm) & jnp.isfinite(value)
 
     def update(parameters, optimizer_state):
-        updates, optimizer_state = make_optimizer(config).update(gradient, optimizer_state, parameters)
+        updates, optimizer_state = make_optimizer(config).update(gradients, optimizer_state, parameters)
         parameters = optax.apply_updates(parameters, updates)
         low, high = (jnp.log(jnp.float32(bound)) for bound in TEMPERATURE_RANGE)
         clipped = jax.tree.map(lambda value: jnp.clip(value, low, high), parameters["log_temperature"])
@@ -124,6 +174,11 @@ def train_step(config: Any, state: TrainState, batch: Batch) -> tuple[TrainState
 
 def _decays(parameters: Any) -> Any:
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", parameters)
+
+
+def _split(tree: Any, size: int) -> Any:
+    """(B, ...) leaves -> (B / size, size, ...)."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), tree)
 
 
 def _pair_name(pair: tuple[str, str]) -> str:

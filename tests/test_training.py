@@ -137,8 +137,8 @@ def test_dropout_depends_on_seed_step_and_position():
     # The same clip twice: its two places in the batch drop other units.
     twice = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], CLIPS, axis=0), batch())
     keys = jax.random.split(jax.random.key(0), CLIPS)
-    encoded, _ = training.encode(config, state.parameters, twice, keys)["visual"]
-    same, _ = training.encode(config, state.parameters, twice, jnp.repeat(keys[:1], CLIPS))["visual"]
+    encoded, _ = training.encode(config, state.parameters["towers"], twice, keys)["visual"]
+    same, _ = training.encode(config, state.parameters["towers"], twice, jnp.repeat(keys[:1], CLIPS))["visual"]
     assert not np.allclose(encoded[0], encoded[1])
     np.testing.assert_array_equal(same[0], same[1])
 

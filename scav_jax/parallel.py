@@ -1,0 +1,152 @@
+"""A batch spread over a mesh axis: who holds which clips, sums over devices, and all-pairs distances in a ring.
+
+Functions that take axis_name run inside jax.shard_map over that axis; with None they are those of one device.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from scav_jax import distances
+from scav_jax.distances.ground import XMasks, XSequences, YMasks, YSequences
+
+CLIPS = "clips"  # the mesh axis over which a batch is spread
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes along CLIPS."""
+    return jax.make_mesh((jax.device_count(),), (CLIPS,), axis_types=(AxisType.Auto,))
+
+
+def spread(tree: Any, mesh: Mesh) -> Any:
+    """This process's clips (B / processes, ...), on the host, as the global batch, each device holding its own."""
+    sharding = NamedSharding(mesh, PartitionSpec(CLIPS))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """The tree, the same in every process, whole on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def on_every_device(step: Callable, mesh: Mesh) -> Callable:
+    """step(state, batch, axis_name=None) -> results of both kinds of device: one, or all of the mesh.
+
+    state and results are the same on all devices, the batch is spread over them.
+    """
+    if mesh.size == 1:
+        return step
+    specs = PartitionSpec(), PartitionSpec(CLIPS)
+    return jax.shard_map(partial(step, axis_name=CLIPS), mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+
+
+def size(axis_name: str | None) -> int:
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def index(axis_name: str | None) -> Int[Array, ""] | int:
+    """Of this device along the axis."""
+    return 0 if axis_name is None else jax.lax.axis_index(axis_name)
+
+
+def total(tree: Any, axis_name: str | None) -> Any:
+    """The sum over devices of every leaf."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def mean(values: Float[Array, "..."], axis_name: str | None) -> Float[Array, ""]:
+    """Over all entries of all devices."""
+    return total(jnp.mean(values), axis_name) / size(axis_name)
+
+
+def varying(tree: Any, axis_name: str | None) -> Any:
+    """The tree as a copy a device, whose gradients are the device's own."""
+    return tree if axis_name is None else jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), tree)
+
+
+def positives(matrix: Float[Array, "rows N"], axis_name: str | None) -> Float[Array, " rows"]:
+    """The diagonal of the global matrix, of this device's rows."""
+    first = index(axis_name) * len(matrix)
+    return jnp.diagonal(jax.lax.dynamic_slice_in_dim(matrix, first, len(matrix), axis=1))
+
+
+def all_pairs(
+    name: str,
+    x: XSequences,
+    y: YSequences,
+    x_mask: XMasks | None = None,
+    y_mask: YMasks | None = None,
+    *,
+    axis_name: str | None,
+    **options,
+) -> Float[Array, "Bx N"]:
+    """Distances of this device's x to the y of all devices, in their order: its rows of the global matrix.
+
+    Arguments and options are those of `distances.pairwise`, x and y this device's own. Every device keeps its rows
+    while columns travel in a ring. Differentiable in x and y: on the way back the columns travel round once more and
+    take their gradient with them, so that no device ever holds more than its own sequences, one visitor's, and its
+    rows of the matrix.
+    """
+    if size(axis_name) == 1:
+        return distances.pairwise(name, x, y, x_mask, y_mask, **options)
+    return _ring(x, y, x_mask, y_mask, name, axis_name, tuple(sorted(options.items())))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _ring(x, y, x_mask, y_mask, name, axis_name, options):
+    count = len(y)
+
+    def turn(carry, step):
+        matrix, visitor = carry
+        block = distances.pairwise(name, x, visitor[0], x_mask, visitor[1], **dict(options))
+        matrix = jax.lax.dynamic_update_slice_in_dim(matrix, block, _home(axis_name, step) * count, axis=1)
+        return (matrix, _pass_on(visitor, axis_name)), None
+
+    dtype = jax.eval_shape(lambda: distances.pairwise(name, x, y, x_mask, y_mask, **dict(options))).dtype
+    nothing = jnp.zeros_like(x, shape=(len(x), size(axis_name) * count), dtype=dtype)
+    (matrix, _), _ = jax.lax.scan(turn, (nothing, (y, y_mask)), jnp.arange(size(axis_name)))
+    return matrix
+
+
+def _ring_forward(x, y, x_mask, y_mask, name, axis_name, options):
+    return _ring(x, y, x_mask, y_mask, name, axis_name, options), (x, y, x_mask, y_mask)
+
+
+def _ring_backward(name, axis_name, options, residuals, cotangent):
+    x, y, x_mask, y_mask = residuals
+    count = len(y)
+
+    def turn(carry, step):
+        x_cotangent, visitor, y_cotangent = carry
+
+        def block(x, y):
+            return distances.pairwise(name, x, y, x_mask, visitor[1], **dict(options))
+
+        own = jax.lax.dynamic_slice_in_dim(cotangent, _home(axis_name, step) * count, count, axis=1)
+        of_x, of_y = jax.vjp(block, x, visitor[0])[1](own)
+        visitor, y_cotangent = _pass_on((visitor, y_cotangent + of_y), axis_name)
+        return (x_cotangent + of_x, visitor, y_cotangent), None
+
+    start = jnp.zeros_like(x), (y, y_mask), jnp.zeros_like(y)
+    (x_cotangent, _, y_cotangent), _ = jax.lax.scan(turn, start, jnp.arange(size(axis_name)))
+    return x_cotangent, y_cotangent, None, None
+
+
+_ring.defvjp(_ring_forward, _ring_backward)
+
+
+def _home(axis_name, step):
+    """The device from which the visitor of this step comes."""
+    return (index(axis_name) - step) % size(axis_name)
+
+
+def _pass_on(visitor, axis_name):
+    """To the next device of the ring."""
+    count = size(axis_name)
+    around = [(device, (device + 1) % count) for device in range(count)]
+    return jax.tree.map(lambda leaf: jax.lax.ppermute(leaf, axis_name, around), visitor)

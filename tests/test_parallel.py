@@ -1,0 +1,157 @@
+"""The step spread over devices or cut into micro-batches is the step of one device: same loss, same gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import quick_jit
+from jax.sharding import PartitionSpec as P
+
+from configs import base
+from scav_jax import parallel, training
+from scav_jax.distances import DISTANCES, pairwise
+from scav_jax.losses import NORMALIZATIONS, contrastive_loss
+from scav_jax.shapes import prefix_mask
+
+CLIPS = 16
+
+# Of float32 and float64.
+TOLERANCES = pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-9)])
+
+
+def config(distance="euclidean", normalization="zscore", **changes):
+    found = base.get_config()
+    found.distance.update(name=distance, num_iterations=20, epsilon=0.3, debiased=distance == "dtw")
+    found.batch_size = CLIPS
+    for tower, width in ((found.model.visual, 5), (found.model.audio, 4)):
+        tower.update(feature_width=width, width=8, mlp_width=8, num_heads=2, num_layers=1, ffn_width=8)
+        tower.update(position_buckets=4, dropout=0.3)
+    if distance == "cosine":
+        found.method, found.distance.name = "cav", "euclidean"
+    found.recipe[distance].normalization = normalization
+    found.update_from_flattened_dict(changes)
+    return found
+
+
+def batch(ragged, dtype="float32"):
+    rng = np.random.default_rng(0)
+    visual, audio = (rng.normal(size=shape).astype(dtype) for shape in ((CLIPS, 6, 5), (CLIPS, 9, 4)))
+    masks = (
+        prefix_mask(jnp.asarray(rng.integers(1, v.shape[1] + 1, CLIPS)), v.shape[1]) if ragged else None
+        for v in (visual, audio)
+    )
+    return {"visual": visual, "audio": audio, **dict(zip(("visual_mask", "audio_mask"), masks, strict=True))}
+
+
+def on_8_devices(function):
+    """function(parameters, batch, keys, axis_name) with batch and keys spread over 8 devices."""
+    spread = P(parallel.CLIPS)
+    inside = functools.partial(function, axis_name=parallel.CLIPS)
+    mesh = parallel.make_mesh()
+    return quick_jit(jax.shard_map(inside, mesh=mesh, in_specs=(P(), spread, spread), out_specs=P()))
+
+
+def parameters_and_keys(config, dtype):
+    parameters = jax.tree.map(lambda leaf: leaf.astype(dtype), training.init(config).parameters)
+    return parameters, jax.random.split(jax.random.key(1), CLIPS)
+
+
+def assert_same(found, expected, tolerance):
+    """A tensor's error is measured by its own norm, but of a vanishing one (a key's bias) by 1e-3 of all."""
+    (value, metrics), gradient = found
+    (expected_value, expected_metrics), expected_gradient = expected
+    np.testing.assert_allclose(value, expected_value, tolerance)
+    for key, metric in expected_metrics.items():
+        np.testing.assert_allclose(metrics[key], metric, tolerance, err_msg=key)
+    leaves = jax.tree.leaves_with_path(expected_gradient)
+    whole = np.sqrt(sum(np.sum(np.square(leaf)) for _, leaf in leaves))
+    for (path, leaf), other in zip(leaves, jax.tree.leaves(gradient), strict=True):
+        norm = max(np.linalg.norm(leaf), 1e-3 * whole)
+        assert np.linalg.norm(other - leaf) <= tolerance * norm, jax.tree_util.keystr(path)
+
+
+def compare(config, ragged, dtype, tolerance, *changed):
+    data = batch(ragged, dtype)
+    parameters, keys = parameters_and_keys(config, dtype)
+    expected = quick_jit(functools.partial(training.gradient, config))(parameters, data, keys)
+    for function in changed:
+        assert_same(function(parameters, data, keys), expected, tolerance)
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+@pytest.mark.parametrize("distance", DISTANCES)
+@TOLERANCES
+def test_8_devices_are_one(distance, ragged, dtype, tolerance, request):
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    own = config(distance)
+    compare(own, ragged, dtype, tolerance, on_8_devices(functools.partial(training.gradient, own)))
+
+
+@TOLERANCES
+def test_micro_batches_are_the_whole(dtype, tolerance, request):
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    spread = functools.partial(training.gradient, config(micro_batch_size=8))
+    alone = functools.partial(training.gradient, config(micro_batch_size=4))
+    compare(config(), True, dtype, tolerance, on_8_devices(spread), quick_jit(alone))
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("distance", DISTANCES)
+@TOLERANCES
+def test_every_normalization_of_every_distance(distance, normalization, dtype, tolerance, request):
+    """Distances and loss alone, from sequences."""
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(CLIPS, length, 3)).astype(dtype) for length in (4, 6))
+    options = {"dtw": {"debiased": True}, "wasserstein": {"num_iterations": 10, "epsilon": 1.0}}.get(distance, {})
+
+    def loss(matrix, temperature, **axis):
+        return contrastive_loss(matrix, temperature, normalization=normalization, **axis)
+
+    def alone(x, y, temperature):
+        return loss(pairwise(distance, x, y, **options), temperature)
+
+    def spread(x, y, temperature):
+        matrix = parallel.all_pairs(distance, x, y, axis_name=parallel.CLIPS, **options)
+        return loss(matrix, temperature, axis_name=parallel.CLIPS)
+
+    own = P(parallel.CLIPS)
+    both = jax.shard_map(spread, mesh=parallel.make_mesh(), in_specs=(own, own, P()), out_specs=P())
+    arguments = x, y, jnp.asarray(0.3, dtype)
+    expected, found = (quick_jit(jax.value_and_grad(f, (0, 1, 2)))(*arguments) for f in (alone, both))
+    np.testing.assert_allclose(found[0], expected[0], tolerance)
+    for other, leaf in zip(found[1], expected[1], strict=True):
+        assert np.linalg.norm(other - leaf) <= tolerance * np.linalg.norm(leaf)
+
+
+def test_the_ring_gathers_no_sequences():
+    own = config()
+    step = on_8_devices(functools.partial(training.gradient, own))
+    text = step.lower(*_shapes(own)).compile().as_text()
+    assert "collective-permute" in text
+    assert "all-gather" not in text
+
+
+def _shapes(config):
+    parameters, keys = parameters_and_keys(config, "float32")
+    return parameters, batch(ragged=False), keys
+
+
+def test_a_whole_step_on_8_devices(request):
+    own = config()
+    state = training.init(own)
+    expected, expected_metrics = jax.jit(functools.partial(training.train_step, own))(state, batch(ragged=True))
+    inside = functools.partial(training.train_step, own, axis_name=parallel.CLIPS)
+    spread = jax.shard_map(inside, mesh=parallel.make_mesh(), in_specs=(P(), P(parallel.CLIPS)), out_specs=P())
+    found, metrics = jax.jit(spread)(state, batch(ragged=True))
+    assert int(found.step) == 1
+    for key, metric in expected_metrics.items():
+        np.testing.assert_allclose(metrics[key], metric, 1e-4, err_msg=key)
+    # The first update of Adam is a sign: where a gradient is but rounding, it may be either.
+    for leaf, other in zip(jax.tree.leaves(expected.parameters), jax.tree.leaves(found.parameters), strict=True):
+        np.testing.assert_allclose(other, leaf, 0, 1e-6)
