@@ -1,6 +1,8 @@
 """Trains one run; run again with the same workdir, it resumes.
 
 python train.py --config=configs/marimba.py --workdir=runs/marimba [--config.steps=500 --config.distance.name=dtw ...]
+
+On several hosts every one starts the same command. SIGTERM saves a checkpoint and exits with 75: start it again.
 """
 
 from contextlib import closing
@@ -14,12 +16,12 @@ from tqdm import tqdm
 
 import data.marimba.prepare as marimba
 from configs import base
-from scav_jax import cli, evaluation, parallel, training
+from scav_jax import cli, evaluation, parallel, processes, training
 from scav_jax import config as configs
 from scav_jax.checkpoint import Checkpoints
 from scav_jax.features.pipeline import train_iterator
 from scav_jax.features.store import Store, open_store
-from scav_jax.logs import MetricsWriter
+from scav_jax.logs import MetricsWriter, NoWriter
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.key=value changes a key.")
 MAX_SKIPPED = 10  # steps in a row without a finite gradient
@@ -32,7 +34,14 @@ def train(config, workdir: Path) -> None:
     configs.check_devices(config, mesh.size)
     store = open_data(config)
     config = complete(config, store)
-    data = train_iterator(store, config.data.train_split, config.batch_size, config.seed)
+    data = train_iterator(
+        store,
+        config.data.train_split,
+        config.batch_size,
+        config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
     state = parallel.replicate(jax.jit(lambda: training.init(config))(), mesh)
     keep_config(config, workdir)
     with closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
@@ -41,6 +50,7 @@ def train(config, workdir: Path) -> None:
 
 def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainState, checkpoints: Checkpoints) -> None:
     """The steps from the newest checkpoint on: train, log, evaluate, save."""
+    stop_request = processes.StopRequest()
     start = checkpoints.latest_step or 0
     if start:
         state, position = checkpoints.restore(state)
@@ -60,15 +70,19 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
     step_fn = jax.jit(on_every_device, donate_argnums=0).lower(state, example).compile()
     save_every = configs.every_steps(config, config.checkpoint.every_fraction)
     eval_every = configs.every_steps(config, config.eval.every_fraction)
-    progress = tqdm(total=config.steps, initial=start, unit="step", desc=workdir.name, mininterval=1.0)
-    with closing(MetricsWriter(workdir, start)) as writer, progress as bar:
+    first = processes.is_first()
+    progress = tqdm(
+        total=config.steps, initial=start, unit="step", desc=workdir.name, mininterval=1.0, disable=not first
+    )
+    with closing(MetricsWriter(workdir, start) if first else NoWriter()) as writer, progress as bar:
+        say = bar.write if first else lambda _: None
         for step in range(start + 1, config.steps + 1):
             batch = next(data)
             state, metrics = step_fn(state, parallel.spread(_features(batch), mesh))
             last = step == config.steps
             if step % config.log_every_steps == 0 or step == 1 or last:
                 _stop_if_diverged(state, batch, store, config)
-                rate = bar.format_dict["rate"]
+                rate = bar.format_dict.get("rate")
                 writer.write(step, {**metrics, **({"steps_per_s": rate} if rate else {})})
                 bar.set_postfix_str(f"loss {float(metrics['loss']):.3f}", refresh=False)
             if step % eval_every == 0 or last:
@@ -76,10 +90,14 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
                 scores = evaluation.quick_metrics(config, encoded, store.facts(config.data.val_split))
                 writer.write(step, scores)
                 recalls = ", ".join(f"{d} {scores[f'eval_{d}_R@1']:.1f}" for d in evaluation.DIRECTIONS)
-                bar.write(f"step {step}: {config.data.val_split} R@1 {recalls} %")
-            if step % save_every == 0 or last:
+                say(f"step {step}: {config.data.val_split} R@1 {recalls} %")
+            stop = stop_request.at(step) and not last
+            if step % save_every == 0 or last or stop:
                 checkpoints.save(step, state, data.get_state())
             bar.update()
+            if stop:
+                say(f"{workdir} was told to stop and is saved at step {step}")
+                raise SystemExit(processes.STOPPED)
 
 
 def open_data(config) -> Store:
@@ -111,7 +129,8 @@ def keep_config(config, workdir: Path) -> None:
     """Writes RUN/config.json, or refuses to resume a run that began with another config: its checkpoints are others."""
     path = workdir / "config.json"
     if not path.exists():
-        configs.save(config, path)
+        if processes.is_first():
+            configs.save(config, path)
     elif changed := configs.differences(configs.load(path), config):
         raise configs.ConfigError(f"{workdir} was begun with another config ({'; '.join(changed)}); use a new workdir")
 
@@ -138,6 +157,7 @@ def main() -> None:
         config = CONFIG.value.lock()
     except (OSError, AttributeError, KeyError, TypeError) as error:  # the file is read when its config is first used
         raise configs.ConfigError(f"--config: {' '.join(str(error).split())}") from error
+    processes.start()
     train(config, Path(cli.WORKDIR.value))
 
 

@@ -1,0 +1,102 @@
+"""Two processes over localhost train as one does, and stop together."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from scav_jax import config as configs
+from scav_jax import training
+from scav_jax.checkpoint import Checkpoints
+from scav_jax.processes import STOPPED
+
+STEPS = 6
+OPTIONS = [
+    "--config=configs/marimba.py",
+    "--config.batch_size=8",
+    "--config.log_every_steps=1",
+    *(f"--config.model.{tower}.num_layers=1" for tower in ("visual", "audio")),
+]
+
+
+@pytest.fixture(scope="module")
+def start(shell_environment, marimba):
+    """start(workdir, steps, count, devices) begins train.py in `count` processes of `devices` devices each."""
+
+    def begin(workdir, steps=STEPS, count=1, devices=1):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        flags = [
+            *OPTIONS,
+            f"--config.steps={steps}",
+            f"--config.data.store={marimba / 'store'}",
+            f"--workdir={workdir}",
+        ]
+        environment = {**shell_environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        found = []
+        for index in range(count):
+            told = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={index}"] * (count > 1)
+            command = [sys.executable, "train.py", *flags, *told]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            found.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes))
+        return found
+
+    return begin
+
+
+def finish(processes, code=0):
+    outputs = [process.communicate(timeout=300) for process in processes]
+    for process, (_, err) in zip(processes, outputs, strict=True):
+        assert process.returncode == code, err
+    return outputs
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_and_evaluate_as_one(start, tmp_path):
+    finish(start(tmp_path / "one"))
+    (out, _), (other_out, _) = finish(start(tmp_path / "two", count=2))
+    assert "process 0 of 2, 1 of 2 devices" in out
+    assert "process 1 of 2" in other_out
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    for row, twin in zip(one, two, strict=True):
+        for key in row.keys() - {"steps_per_s"}:
+            np.testing.assert_allclose(twin[key], row[key], 1e-3, err_msg=key)
+
+
+def test_sigterm_to_one_stops_both_and_another_device_count_goes_on(start, tmp_path):
+    steps, workdir = 400, tmp_path / "stopped"
+    both = start(workdir, steps, count=2)
+    deadline = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").exists() or len(rows(workdir)) < 3:
+        assert all(process.poll() is None for process in both), [process.communicate() for process in both]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    both[1].send_signal(signal.SIGTERM)
+    (out, _), (other_out, _) = finish(both, STOPPED)
+    config = configs.load(workdir / "config.json")
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    step = checkpoints.latest_step
+    state, _ = checkpoints.restore(jax.eval_shape(lambda: training.init(config)))
+    checkpoints.close()
+    assert int(state.step) == step < steps
+    assert f"saved at step {step}" in out
+    assert "saved" not in other_out
+    (resumed,) = start(workdir, steps, devices=4)
+    while (line := resumed.stdout.readline()) and "resuming" not in line:
+        pass
+    assert int(re.search(r"at step (\d+)", line)[1]) == step
+    resumed.send_signal(signal.SIGTERM)
+    finish([resumed], STOPPED)
