@@ -126,7 +126,8 @@ def _backward(normalization, axis_name, residuals, cotangent):
     distances, temperature, *both = residuals
     count = distances.shape[1]
     c = cotangent / (2 * count * temperature)
-    on_diagonal = _first_column(distances, axis_name) + jnp.arange(len(distances))[:, None] == jnp.arange(count)[None, :]
+    own_column = _first_column(distances, axis_name) + jnp.arange(len(distances))
+    on_diagonal = own_column[:, None] == jnp.arange(count)
     gradient, weighted = 0, []
     for s, side in zip(both, _sides(axis_name), strict=True):
         z = _normalized(distances, s.shift, s.scale)
