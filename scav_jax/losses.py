@@ -127,7 +127,7 @@ def _backward(normalization, axis_name, residuals, cotangent):
     count = distances.shape[1]
     c = cotangent / (2 * count * temperature)
     own_column = _first_column(distances, axis_name) + jnp.arange(len(distances))
-    on_diagonal = own_column[:, None] == jnp.arange(count)
+    on_diagonal = own_column[:, None] == jnp.arange(count)[None, :]
     gradient, weighted = 0, []
     for s, side in zip(both, _sides(axis_name), strict=True):
         z = _normalized(distances, s.shift, s.scale)
