@@ -32,7 +32,7 @@ class Sizes:
     wasserstein: tuple[int, int, int] = (64, 32, 64)
     widths: tuple[int, ...] = (64, 512)
     broadcast: tuple[int, int, int, int] = (256, 32, 64, 512)  # B, n, m, d
-    product: tuple[int, int, tuple[int, ...], int] = (1000, 32, (64, 128), 512)
+    product: tuple[int, int, tuple[int, ...], int] = (1024, 32, (64, 128), 512)
     positions: tuple[int, ...] = (16, 32, 64)
     memory_clips: tuple[int, ...] = (256, 512, 1024)
     memory_shape: tuple[int, int, int] = (16, 32, 32)  # n, m, d

@@ -127,8 +127,8 @@ def _backward(normalization, axis_name, residuals, cotangent):
     distances, temperature, *both = residuals
     count = distances.shape[1]
     c = cotangent / (2 * count * temperature)
-    own = parallel.index(axis_name) * len(distances) + jnp.arange(len(distances))
-    on_diagonal = own[:, None] == jnp.arange(count)[None, :]
+    own_column = parallel.index(axis_name) * len(distances) + jnp.arange(len(distances))
+    on_diagonal = own_column[:, None] == jnp.arange(count)[None, :]
     gradient, weighted = 0, []
     for s, side in zip(both, _sides(axis_name), strict=True):
         z = _normalized(distances, s.shift, s.scale)
