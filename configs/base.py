@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
     config.steps = 20_000
     config.batch_size = 32  # global
     config.micro_batch_size = 0  # global: clips that the towers see at a time; 0: all of batch_size
+    config.stream_distances = False  # never more of the distances than a block: computed three times, not stored
     config.seed = 0
     config.log_every_steps = 50
     config.method = "scav"  # cav (cosine of means) | scav (config.distance)

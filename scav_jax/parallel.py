@@ -69,12 +69,6 @@ def varying(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), tree)
 
 
-def positives(matrix: Float[Array, "rows N"], axis_name: str | None) -> Float[Array, " rows"]:
-    """The diagonal of the global matrix, of this device's rows."""
-    first = index(axis_name) * len(matrix)
-    return jnp.diagonal(jax.lax.dynamic_slice_in_dim(matrix, first, len(matrix), axis=1))
-
-
 def all_pairs(
     name: str,
     x: XSequences,
@@ -94,59 +88,58 @@ def all_pairs(
     """
     if size(axis_name) == 1:
         return distances.pairwise(name, x, y, x_mask, y_mask, **options)
-    return _ring(x, y, x_mask, y_mask, name, axis_name, tuple(sorted(options.items())))
+    return _ring_distances(x, y, x_mask, y_mask, name, axis_name, tuple(sorted(options.items())))
+
+
+def ring(turn: Callable, carry: Any, visitor: Any, axis_name: str | None) -> tuple[Any, Any]:
+    """(carry, visitor) after carry, visitor = turn(carry, visitor, home) of every device's visitor, home being its own.
+
+    Each device begins with what it calls visitor and has it back at the end, with what the others did to it.
+    """
+    count = size(axis_name)
+    if count == 1:
+        return turn(carry, visitor, 0)
+    around = [(device, (device + 1) % count) for device in range(count)]
+
+    def step(state, number):
+        carry, visitor = turn(*state, (index(axis_name) - number) % count)
+        return (carry, jax.tree.map(lambda leaf: jax.lax.ppermute(leaf, axis_name, around), visitor)), None
+
+    return jax.lax.scan(step, (carry, visitor), jnp.arange(count))[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def _ring(x, y, x_mask, y_mask, name, axis_name, options):
-    count = len(y)
-
-    def turn(carry, step):
-        matrix, visitor = carry
+def _ring_distances(x, y, x_mask, y_mask, name, axis_name, options):
+    def turn(matrix, visitor, home):
         block = distances.pairwise(name, x, visitor[0], x_mask, visitor[1], **dict(options))
-        matrix = jax.lax.dynamic_update_slice_in_dim(matrix, block, _home(axis_name, step) * count, axis=1)
-        return (matrix, _pass_on(visitor, axis_name)), None
+        return jax.lax.dynamic_update_slice_in_dim(matrix, block, home * len(y), axis=1), visitor
 
     dtype = jax.eval_shape(lambda: distances.pairwise(name, x, y, x_mask, y_mask, **dict(options))).dtype
-    nothing = jnp.zeros_like(x, shape=(len(x), size(axis_name) * count), dtype=dtype)
-    (matrix, _), _ = jax.lax.scan(turn, (nothing, (y, y_mask)), jnp.arange(size(axis_name)))
-    return matrix
+    nothing = jnp.zeros_like(x, shape=(len(x), size(axis_name) * len(y)), dtype=dtype)
+    return ring(turn, nothing, (y, y_mask), axis_name)[0]
 
 
-def _ring_forward(x, y, x_mask, y_mask, name, axis_name, options):
-    return _ring(x, y, x_mask, y_mask, name, axis_name, options), (x, y, x_mask, y_mask)
+def _ring_distances_forward(x, y, x_mask, y_mask, name, axis_name, options):
+    return _ring_distances(x, y, x_mask, y_mask, name, axis_name, options), (x, y, x_mask, y_mask)
 
 
-def _ring_backward(name, axis_name, options, residuals, cotangent):
+def _ring_distances_backward(name, axis_name, options, residuals, cotangent):
     x, y, x_mask, y_mask = residuals
-    count = len(y)
+    dtype = cotangent.dtype  # not that of x: many small gradients are about to be added up
 
-    def turn(carry, step):
-        x_cotangent, visitor, y_cotangent = carry
+    def turn(x_gradient, visitor, home):
+        other, other_mask, y_gradient = visitor
 
-        def block(x, y):
-            return distances.pairwise(name, x, y, x_mask, visitor[1], **dict(options))
+        def block(x, other):
+            return distances.pairwise(name, x, other, x_mask, other_mask, **dict(options))
 
-        own = jax.lax.dynamic_slice_in_dim(cotangent, _home(axis_name, step) * count, count, axis=1)
-        of_x, of_y = jax.vjp(block, x, visitor[0])[1](own)
-        visitor, y_cotangent = _pass_on((visitor, y_cotangent + of_y), axis_name)
-        return (x_cotangent + of_x, visitor, y_cotangent), None
+        own = jax.lax.dynamic_slice_in_dim(cotangent, home * len(y), len(y), axis=1)
+        of_x, of_y = jax.vjp(block, x.astype(dtype), other.astype(dtype))[1](own)
+        return x_gradient + of_x, (other, other_mask, y_gradient + of_y)
 
-    start = jnp.zeros_like(x), (y, y_mask), jnp.zeros_like(y)
-    (x_cotangent, _, y_cotangent), _ = jax.lax.scan(turn, start, jnp.arange(size(axis_name)))
-    return x_cotangent, y_cotangent, None, None
-
-
-_ring.defvjp(_ring_forward, _ring_backward)
+    x_gradient, y_gradient = (jnp.zeros_like(side, dtype=dtype) for side in (x, y))
+    x_gradient, (_, _, y_gradient) = ring(turn, x_gradient, (y, y_mask, y_gradient), axis_name)
+    return x_gradient.astype(x.dtype), y_gradient.astype(y.dtype), None, None
 
 
-def _home(axis_name, step):
-    """The device from which the visitor of this step comes."""
-    return (index(axis_name) - step) % size(axis_name)
-
-
-def _pass_on(visitor, axis_name):
-    """To the next device of the ring."""
-    count = size(axis_name)
-    around = [(device, (device + 1) % count) for device in range(count)]
-    return jax.tree.map(lambda leaf: jax.lax.ppermute(leaf, axis_name, around), visitor)
+_ring_distances.defvjp(_ring_distances_forward, _ring_distances_backward)

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from scav_jax import distances, parallel
+from scav_jax import distances, losses, parallel
 from scav_jax.config import TEMPERATURE_RANGE, recipe, trained_with
-from scav_jax.losses import contrastive_loss
 from scav_jax.models import encoder
 from scav_jax.shapes import Masks, Sequences
 
@@ -84,22 +83,28 @@ def contrast(
     config: Any, log_temperatures: dict[str, Array], encoded: dict[str, tuple], axis_name: str | None = None
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The mean contrastive loss over config.pairs of the encoded global batch, and what the log shows beside it."""
-    losses, metrics = [], {}
+    found, metrics = [], {}
     name = trained_with(config)
     options = distances.options(name, config.distance)
     for pair in config.pairs:
         (x, x_mask), (y, y_mask) = (encoded[modality] for modality in pair)
-        matrix = parallel.all_pairs(name, x, y, x_mask, y_mask, axis_name=axis_name, **options)
         log_temperature = log_temperatures[_pair_name(pair)]
         if not recipe(config).temperature_learned:
             log_temperature = jax.lax.stop_gradient(log_temperature)
-        temperature = jnp.exp(log_temperature)
-        normalization = recipe(config).normalization
-        losses.append(contrastive_loss(matrix, temperature, normalization=normalization, axis_name=axis_name))
+        temperature, normalization = jnp.exp(log_temperature), recipe(config).normalization
+        if config.stream_distances:
+            sequences = x, y, x_mask, y_mask
+            loss, spread = losses.of_sequences(name, *sequences, temperature, normalization, axis_name, **options)
+        else:
+            matrix = parallel.all_pairs(name, x, y, x_mask, y_mask, axis_name=axis_name, **options)
+            loss, spread = losses.of_matrix(matrix, temperature, normalization, axis_name)
+        found.append(loss)
         metrics["temperature"] = temperature
-        metrics["positive_distance"] = parallel.mean(parallel.positives(matrix, axis_name), axis_name)
-        metrics["mean_distance"] = parallel.mean(matrix, axis_name)
-    return jnp.mean(jnp.stack(losses)), metrics
+        metrics["positive_distance"] = spread.positive
+        metrics["mean_distance"] = spread.mean
+        metrics["hardest_distance"] = spread.hardest
+        metrics["distance_deviation"] = spread.deviation
+    return jnp.mean(jnp.stack(found)), metrics
 
 
 def gradient(

@@ -10,9 +10,9 @@ from cases import quick_jit
 from jax.sharding import PartitionSpec as P
 
 from configs import base
-from scav_jax import parallel, training
-from scav_jax.distances import DISTANCES, pairwise
-from scav_jax.losses import NORMALIZATIONS, contrastive_loss
+from scav_jax import losses, parallel, training
+from scav_jax.distances import DISTANCES
+from scav_jax.losses import NORMALIZATIONS
 from scav_jax.shapes import prefix_mask
 
 CLIPS = 16
@@ -102,31 +102,38 @@ def test_micro_batches_are_the_whole(dtype, tolerance, request):
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("distance", DISTANCES)
 @TOLERANCES
-def test_every_normalization_of_every_distance(distance, normalization, dtype, tolerance, request):
-    """Distances and loss alone, from sequences."""
+def test_stored_or_streamed_on_one_or_8_devices(distance, normalization, dtype, tolerance, request, monkeypatch):
+    """Every normalisation of every distance: distances and loss alone, from sequences."""
     if dtype == "float64":
         request.getfixturevalue("x64")
     rng = np.random.default_rng(0)
     x, y = (rng.normal(size=(CLIPS, length, 3)).astype(dtype) for length in (4, 6))
     options = {"dtw": {"debiased": True}, "wasserstein": {"num_iterations": 10, "epsilon": 1.0}}.get(distance, {})
 
-    def loss(matrix, temperature, **axis):
-        return contrastive_loss(matrix, temperature, normalization=normalization, **axis)
+    def stored(x, y, temperature, axis_name=None):
+        matrix = parallel.all_pairs(distance, x, y, axis_name=axis_name, **options)
+        return losses.of_matrix(matrix, temperature, normalization, axis_name)
 
-    def alone(x, y, temperature):
-        return loss(pairwise(distance, x, y, **options), temperature)
+    def streamed(x, y, temperature, axis_name=None):
+        return losses.of_sequences(
+            distance, x, y, None, None, temperature, normalization, axis_name=axis_name, **options
+        )
 
-    def spread(x, y, temperature):
-        matrix = parallel.all_pairs(distance, x, y, axis_name=parallel.CLIPS, **options)
-        return loss(matrix, temperature, axis_name=parallel.CLIPS)
+    def spread(loss):
+        own, inside = P(parallel.CLIPS), functools.partial(loss, axis_name=parallel.CLIPS)
+        return jax.shard_map(inside, mesh=parallel.make_mesh(), in_specs=(own, own, P()), out_specs=P())
 
-    own = P(parallel.CLIPS)
-    both = jax.shard_map(spread, mesh=parallel.make_mesh(), in_specs=(own, own, P()), out_specs=P())
-    arguments = x, y, jnp.asarray(0.3, dtype)
-    expected, found = (quick_jit(jax.value_and_grad(f, (0, 1, 2)))(*arguments) for f in (alone, both))
-    np.testing.assert_allclose(found[0], expected[0], tolerance)
-    for other, leaf in zip(found[1], expected[1], strict=True):
-        assert np.linalg.norm(other - leaf) <= tolerance * np.linalg.norm(leaf)
+    def results(loss):
+        return quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(x, y, jnp.asarray(0.3, dtype))
+
+    expected = results(stored)
+    monkeypatch.setattr(losses, "_CPU_BLOCK_BYTES", 4 * 3 * CLIPS)  # blocks that divide neither rows nor columns
+    for loss in (stored, streamed, spread(stored), spread(streamed)):
+        (value, numbers), gradients = results(loss)
+        np.testing.assert_allclose(value, expected[0][0], tolerance)
+        np.testing.assert_allclose(numbers, expected[0][1], 10 * tolerance)
+        for other, leaf in zip(gradients, expected[1], strict=True):
+            assert np.linalg.norm(other - leaf) <= tolerance * np.linalg.norm(leaf)
 
 
 def test_the_ring_gathers_no_sequences():
