@@ -22,7 +22,7 @@ NORMALIZATIONS = ("none", "zscore", "mean", "minmax")
 # Rounding may push a distance of 0 this far below it, relative to the largest.
 _NEGATIVE_SLACK = 1e-5
 # Of the matrix, a block that is worked on at a time.
-_CPU_BLOCK_BYTES, _ACCELERATOR_BLOCK_BYTES = 2**22, 2**26
+_CPU_BLOCK_BYTES, _ACCELERATOR_BLOCK_BYTES = 2**20, 2**26
 
 
 class Spread(NamedTuple):
