@@ -1,29 +1,34 @@
 """Trains one run; run again with the same workdir, it resumes.
 
 python train.py --config=configs/marimba.py --workdir=runs/marimba [--config.steps=500 --config.distance.name=dtw ...]
+python train.py --config=configs/base.py --plan [--topology=v5e:16x16]: what that would take, before anything is spent
 
 On several hosts every one starts the same command. SIGTERM saves a checkpoint and exits with 75: start it again.
 """
 
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+from absl import flags
 from ml_collections import FrozenConfigDict, config_flags
 from tqdm import tqdm
 
 import data.marimba.prepare as marimba
 from configs import base
-from scav_jax import cli, evaluation, parallel, processes, training
+from scav_jax import cli, evaluation, parallel, plan_report, processes, training
 from scav_jax import config as configs
+from scav_jax import plan as plans
 from scav_jax.checkpoint import Checkpoints
 from scav_jax.features.pipeline import train_iterator
 from scav_jax.features.store import Store, open_store
 from scav_jax.logs import MetricsWriter, NoWriter
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.key=value changes a key.")
+PLAN = flags.DEFINE_bool("plan", False, "Print what a run takes, compiled but not run, and stop. Needs no --workdir.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "With --plan: TPUs like v5e:16x16 instead of the devices here.")
+CLIP_S = flags.DEFINE_float("clip_s", 10.0, "With --plan, where the store is still missing: seconds of a clip.")
 MAX_SKIPPED = 10  # steps in a row without a finite gradient
 
 
@@ -66,8 +71,7 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
     data.set_state(position)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
     print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; compiling", flush=True)
-    on_every_device = parallel.on_every_device(partial(training.train_step, config), mesh)
-    step_fn = jax.jit(on_every_device, donate_argnums=0).lower(state, example).compile()
+    step_fn = training.make_step(config, mesh).lower(state, example).compile()
     save_every = configs.every_steps(config, config.checkpoint.every_fraction)
     eval_every = configs.every_steps(config, config.eval.every_fraction)
     first = processes.is_first()
@@ -98,6 +102,18 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
             if stop:
                 say(f"{workdir} was told to stop and is saved at step {step}")
                 raise SystemExit(processes.STOPPED)
+
+
+def plan(config) -> str:
+    """What the run takes, of the config's store if it is there."""
+    configs.check(config)
+    target = plans.target(TOPOLOGY.value)
+    mesh = parallel.make_mesh(target.devices)
+    configs.check_devices(config, mesh.size)
+    store = open_store(config.data.store) if Path(config.data.store).exists() else None
+    config = complete(config, store) if store else config
+    lengths = plan_report.lengths(config, store, CLIP_S.value)
+    return plan_report.report(plans.Programs(config, lengths, mesh, target.backend), target)
 
 
 def open_data(config) -> Store:
@@ -150,13 +166,16 @@ def _stop_if_diverged(state, batch, store, config) -> None:
 
 
 def main() -> None:
-    for flag in (CONFIG, cli.WORKDIR):
+    for flag in (CONFIG,) if PLAN.value else (CONFIG, cli.WORKDIR):
         if not flag.present:
             raise configs.ConfigError(f"--{flag.name}: expected a value, got none; see --help")
     try:
         config = CONFIG.value.lock()
     except (OSError, AttributeError, KeyError, TypeError) as error:  # the file is read when its config is first used
         raise configs.ConfigError(f"--config: {' '.join(str(error).split())}") from error
+    if PLAN.value:
+        print(plan(config))
+        return
     processes.start()
     train(config, Path(cli.WORKDIR.value))
 

@@ -28,6 +28,8 @@ def tower(num_layers: int, feature_width: int, rate_hz: float) -> ConfigDict:
             position_buckets=32,
             max_distance_s=10.0,  # farther apart than this counts as this far; positions are in seconds
             scan_layers=True,  # False unrolls: a longer compile, faster steps on CPU
+            remat=False,  # True keeps of each block only its input for the backward pass and computes the rest again
+            compute_dtype="float32",  # float32 | bfloat16; parameters, distances and softmaxes are float32 always
         )
     )
 

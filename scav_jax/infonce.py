@@ -34,7 +34,7 @@ Fold = Callable[[Visit, Any], Any]  # (visit, carry) -> carry, after visit(carry
 class Moments(NamedTuple):
     """Of every row, or of every column, what the first pass finds."""
 
-    count: Array
+    entries: Array  # how many
     mean: Array
     sq_deviations: Array  # sum of squares around the mean
     least: Array
@@ -77,14 +77,14 @@ def softmaxes(
             for totals, dimension, scale, start in zip(carry, (1, 0), scales, least, strict=True)
         )
 
-    nothing = [(jnp.zeros_like(m.mean), jnp.zeros_like(m.mean)) for m in moments]
-    nothing = tuple(jax.tree.map(lambda leaf: leaf + jnp.zeros_like(like, shape=()), pair) for pair in nothing)
+    nothing = tuple((_zeros(like, len(m.mean)),) * 2 for m in moments)
     row_totals, column_totals = fold(add_up, nothing)
     totals = row_totals, parallel.total(column_totals, axis_name)
-    return tuple(
+    softmax_of_rows, softmax_of_columns = (
         Softmax(m, *s, jnp.log(total) - start / temperature, weighted / total, normalized(m.positive, *s))
         for m, s, start, (total, weighted) in zip(moments, scales, least, totals, strict=True)
     )
+    return softmax_of_rows, softmax_of_columns
 
 
 def gradient(block: Block, both: tuple[Softmax, Softmax], temperature: Array, normalization: str, c: Array) -> Array:
@@ -101,9 +101,9 @@ def gradient(block: Block, both: tuple[Softmax, Softmax], temperature: Array, no
         g = (on_diagonal - jnp.exp(-z / temperature - s.log_total)) * c
         whole = c * (s.positive - s.expected)
         if normalization == "zscore":
-            g -= z * whole / s.moments.count
+            g -= z * whole / s.moments.entries
         elif normalization == "mean":
-            g -= whole / s.moments.count
+            g -= whole / s.moments.entries
         elif normalization == "minmax":
             at = _places(block, dimension)
             g += whole * ((at == s.moments.least_at).astype(g.dtype) - (at == s.moments.most_at))
@@ -119,7 +119,7 @@ def shift_and_scale(moments: Moments, normalization: str) -> tuple[Array, Array]
         return moments.least, moments.most - moments.least
     if normalization == "mean":
         return jnp.zeros_like(moments.mean), moments.mean
-    return moments.mean, jnp.sqrt(moments.sq_deviations / moments.count + _VARIANCE_FLOOR)
+    return moments.mean, jnp.sqrt(moments.sq_deviations / moments.entries + _VARIANCE_FLOOR)
 
 
 def normalized(distances: Array, shift: Array, scale: Array) -> Array:
@@ -158,12 +158,12 @@ def _observe(carry, block):
 
 def _together(a: Moments, b: Moments) -> Moments:
     """Moments of two parts of the same rows (Chan, Golub and LeVeque 1979)."""
-    count = a.count + b.count
+    entries = a.entries + b.entries
     apart = b.mean - a.mean
     return Moments(
-        count,
-        a.mean + apart * b.count / count,
-        a.sq_deviations + b.sq_deviations + jnp.square(apart) * a.count * b.count / count,
+        entries,
+        a.mean + apart * b.entries / entries,
+        a.sq_deviations + b.sq_deviations + jnp.square(apart) * a.entries * b.entries / entries,
         jnp.minimum(a.least, b.least),
         jnp.where(b.least < a.least, b.least_at, a.least_at),
         jnp.maximum(a.most, b.most),
@@ -177,12 +177,12 @@ def _moments_of_all_devices(own: Moments, axis_name: str | None) -> Moments:
     if axis_name is None:
         return own
     psum, pmin, pmax = (lambda v, f=f: f(v, axis_name) for f in (jax.lax.psum, jax.lax.pmin, jax.lax.pmax))
-    count, least, most = psum(own.count), pmin(own.least), pmax(own.most)
-    mean = psum(own.mean * own.count) / count
+    entries, least, most = psum(own.entries), pmin(own.least), pmax(own.most)
+    mean = psum(own.mean * own.entries) / entries
     return Moments(
-        count,
+        entries,
         mean,
-        psum(own.sq_deviations + own.count * jnp.square(own.mean - mean)),
+        psum(own.sq_deviations + own.entries * jnp.square(own.mean - mean)),
         least,
         pmin(jnp.where(own.least == least, own.least_at, _NOWHERE)),
         most,
@@ -192,8 +192,12 @@ def _moments_of_all_devices(own: Moments, axis_name: str | None) -> Moments:
     )
 
 
+def _zeros(like, length):
+    return jnp.zeros_like(like, shape=(length,))
+
+
 def _no_moments(like, length):
-    zero = jnp.zeros_like(like, shape=(length,))
+    zero = _zeros(like, length)
     nowhere = zero.astype(jnp.int32) + _NOWHERE
     return Moments(zero, zero, zero, zero + jnp.inf, nowhere, zero - jnp.inf, nowhere, zero, zero + jnp.inf)
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from scav_jax import distances as sequential
 from scav_jax import infonce, parallel
+from scav_jax.distances import tiling
 from scav_jax.distances.ground import XMasks, XSequences, YMasks, YSequences
 from scav_jax.shapes import Distances
 
@@ -77,7 +78,7 @@ def of_matrix(
             + (f" on each of {devices} devices" if axis_name else "")
         )
     temperature = _checked_temperature(temperature, distances.dtype)
-    return _checked(*_of_matrix(distances, temperature, normalization, axis_name), normalization)
+    return _checked(_of_matrix(distances, temperature, normalization, axis_name), normalization)
 
 
 def of_sequences(
@@ -102,7 +103,7 @@ def of_sequences(
     frozen = tuple(sorted(options.items()))
     temperature = _checked_temperature(temperature, jnp.promote_types(jnp.result_type(x, y), jnp.float32))
     sequences = x, y, x_mask, y_mask
-    return _checked(*_of_sequences(sequences, temperature, name, normalization, axis_name, frozen), normalization)
+    return _checked(_of_sequences(sequences, temperature, name, normalization, axis_name, frozen), normalization)
 
 
 def normalize(distances: Distances, normalization: str) -> Distances:
@@ -214,9 +215,14 @@ def _loss_and_spread(both, temperature, axis_name):
     row_terms, column_terms = (jnp.sum(s.positive / temperature + s.log_total) for s in both)
     loss = (parallel.total(row_terms, axis_name) + column_terms) / (2 * count)
     moments = rows.moments
-    deviation = jnp.sqrt(moments.sq_deviations / moments.count)
-    means = (parallel.mean(value, axis_name) for value in (moments.positive, moments.mean, moments.hardest, deviation))
-    return loss, Spread(*means, jnp.min(columns.moments.least), jnp.max(columns.moments.most))
+    return loss, Spread(
+        positive=parallel.mean(moments.positive, axis_name),
+        mean=parallel.mean(moments.mean, axis_name),
+        hardest=parallel.mean(moments.hardest, axis_name),
+        deviation=parallel.mean(jnp.sqrt(moments.sq_deviations / moments.entries), axis_name),
+        least=jnp.min(columns.moments.least),
+        most=jnp.max(columns.moments.most),
+    )
 
 
 def _temperature_gradient(both, temperature, c, axis_name):
@@ -272,7 +278,7 @@ def _in_parts(visit, carry, length, most):
 
 
 def _block_entries(dtype):
-    return (_CPU_BLOCK_BYTES if jax.default_backend() == "cpu" else _ACCELERATOR_BLOCK_BYTES) // dtype.itemsize
+    return (_CPU_BLOCK_BYTES if tiling.target() == "cpu" else _ACCELERATOR_BLOCK_BYTES) // dtype.itemsize
 
 
 def _check_choice(normalization):
@@ -286,9 +292,9 @@ def _checked_temperature(temperature, dtype):
     return jnp.asarray(temperature, dtype)
 
 
-def _checked(loss, spread, normalization):
+def _checked(loss_and_spread, normalization):
     """The results, unless "mean" was given a negative distance: an error, or under jit a loss of NaN."""
-    spread = jax.lax.stop_gradient(spread)
+    loss, spread = loss_and_spread[0], jax.lax.stop_gradient(loss_and_spread[1])
     if normalization != "mean":
         return loss, spread
     negative = spread.least < -_NEGATIVE_SLACK * jnp.maximum(spread.most, -spread.least)

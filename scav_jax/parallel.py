@@ -3,7 +3,7 @@
 Functions that take axis_name run inside jax.shard_map over that axis; with None they are those of one device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,10 @@ from scav_jax.distances.ground import XMasks, XSequences, YMasks, YSequences
 CLIPS = "clips"  # the mesh axis over which a batch is spread
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along CLIPS."""
-    return jax.make_mesh((jax.device_count(),), (CLIPS,), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """These devices along CLIPS, neighbours near each other; None: all of all processes."""
+    count = jax.device_count() if devices is None else len(devices)
+    return jax.make_mesh((count,), (CLIPS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def spread(tree: Any, mesh: Mesh) -> Any:

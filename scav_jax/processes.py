@@ -24,15 +24,15 @@ def start() -> None:
     Flags override; else SLURM, Open MPI and Cloud TPU tell by their environment; else this is a run of one process.
     ValueError: some of the three flags, but not all.
     """
-    told = COORDINATOR.value, PROCESSES.value, PROCESS.value
-    if any(value is not None for value in told):
-        if any(value is None for value in told) or PROCESS.value >= PROCESSES.value:
+    told = coordinator, count, index = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    if told != (None, None, None):
+        if coordinator is None or count is None or index is None or index >= count:
             raise ValueError(
                 "expected --coordinator=HOST:PORT, --processes=COUNT and --process=INDEX below it together, got "
-                f"{COORDINATOR.value}, {PROCESSES.value} and {PROCESS.value}"
+                f"{coordinator}, {count} and {index}"
             )
-        jax.distributed.initialize(*told)
-        found = f"--coordinator={COORDINATOR.value}"
+        jax.distributed.initialize(coordinator, count, index)
+        found = f"--coordinator={coordinator}"
     elif found := _surroundings():
         jax.distributed.initialize()
     if found:

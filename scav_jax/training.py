@@ -4,11 +4,14 @@ The same step serves one device and, with axis_name, every device of a mesh axis
 the device's own clips, parameters and results are the same on all.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from scav_jax import distances, losses, parallel
@@ -161,20 +164,29 @@ def train_step(
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(norm) & jnp.isfinite(value)
 
-    def update(parameters, optimizer_state):
-        updates, optimizer_state = make_optimizer(config).update(gradients, optimizer_state, parameters)
-        parameters = optax.apply_updates(parameters, updates)
-        low, high = (jnp.log(jnp.float32(bound)) for bound in TEMPERATURE_RANGE)
-        clipped = jax.tree.map(lambda value: jnp.clip(value, low, high), parameters["log_temperature"])
-        return {**parameters, "log_temperature": clipped}, optimizer_state
-
     # cond, not a product with zero: 0 * NaN is NaN.
     parameters, optimizer_state = jax.lax.cond(
-        finite, update, lambda *unchanged: unchanged, state.parameters, state.optimizer_state
+        finite, partial(update, config), lambda *kept: kept[:2], state.parameters, state.optimizer_state, gradients
     )
     skipped = jnp.where(finite, 0, state.skipped + 1)
     metrics = {"loss": value, "grad_norm": norm, "learning_rate": learning_rate(config)(state.step), **metrics}
     return TrainState(state.step + 1, parameters, optimizer_state, skipped), metrics
+
+
+def update(
+    config: Any, parameters: dict[str, Any], optimizer_state: Any, gradients: dict[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """Parameters and optimiser state after one update; temperatures stay in their range."""
+    updates, optimizer_state = make_optimizer(config).update(gradients, optimizer_state, parameters)
+    parameters = optax.apply_updates(parameters, updates)
+    low, high = (jnp.log(jnp.float32(bound)) for bound in TEMPERATURE_RANGE)
+    clipped = jax.tree.map(lambda value: jnp.clip(value, low, high), parameters["log_temperature"])
+    return {**parameters, "log_temperature": clipped}, optimizer_state
+
+
+def make_step(config: Any, mesh: Mesh) -> Callable:
+    """train_step as one compiled function (state, global batch) on all devices of the mesh; the state is consumed."""
+    return jax.jit(parallel.on_every_device(partial(train_step, config), mesh), donate_argnums=0)
 
 
 def _decays(parameters: Any) -> Any:

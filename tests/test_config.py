@@ -27,9 +27,11 @@ TOWER_SHAPES = dict(
     positions="rotary",
     position_buckets=16,
 )
-TOWER_VALUES = dict(num_heads=2, norm="post", activation="relu", max_distance_s=1.0, rate_hz=1.0)
+TOWER_VALUES = dict(
+    num_heads=2, norm="post", activation="relu", max_distance_s=1.0, rate_hz=1.0, compute_dtype="bfloat16"
+)
 TOWER_OF_TRAINING = {"dropout"}
-TOWER_WITHOUT_EFFECT = {"scan_layers"}
+TOWER_WITHOUT_EFFECT = {"scan_layers", "remat"}
 
 DISTANCE_VALUES = [
     *(("euclidean", key, value) for key, value in (("resample", "y_to_x"), ("resample", "9"), ("squared", False))),

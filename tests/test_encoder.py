@@ -272,6 +272,41 @@ def test_scan_is_the_unrolled_loop_and_jit_is_eager(rng, with_dropout):
     np.testing.assert_allclose(eager, expected, atol=1e-5)
 
 
+def gradient_program(config, clips=8, length=32):
+    """The compiled gradient of a tower in its parameters, dropout on, features (clips, length, 6)."""
+
+    def loss(parameters, features, keys):
+        return jnp.sin(encoder.apply(parameters, config, features, None, rng=keys).astype(jnp.float32)).sum()
+
+    keys = jax.random.split(jax.random.key(0), clips)
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(clips, length, 6)), jnp.float32)
+    parameters = perturbed(config)
+    return jax.jit(jax.grad(loss)).lower(parameters, features, keys).compile(), (parameters, features, keys)
+
+
+def test_remat_changes_the_memory_alone():
+    kept, inputs = gradient_program(small(num_layers=6))
+    again, _ = gradient_program(small(num_layers=6, remat=True))
+    for found, expected in zip(*(jax.tree.leaves(program(*inputs)) for program in (again, kept)), strict=True):
+        np.testing.assert_allclose(found, expected, 1e-4, 1e-4)
+    assert temporaries(again) < 0.6 * temporaries(kept)
+
+
+def temporaries(program):
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def test_bfloat16_computes_in_half_and_keeps_parameters_whole(rng):
+    features, mask = clips(rng, 2, 5, 6), prefix_mask(jnp.array([3, 5]), 5)
+    parameters, half = perturbed(small()), small(compute_dtype="bfloat16")
+    expected = apply(parameters, small(), features, mask)
+    found = apply(parameters, half, features, mask)
+    assert found.dtype == jnp.bfloat16
+    assert 1e-4 < np.linalg.norm(found.astype(jnp.float32) - expected) / np.linalg.norm(expected) < 2e-2
+    gradient = jax.grad(lambda p: apply(p, half, features, mask).astype(jnp.float32).sum())(parameters)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
+
+
 def test_gradients_are_those_of_finite_differences(rng):
     config = small(positions="shaw")
     parameters, features = perturbed(config), clips(rng, 2, 4, 6)

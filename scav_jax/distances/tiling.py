@@ -1,7 +1,9 @@
 """The one tiling that every distance shares: all pairs by tiles, each of which the backward pass computes again."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +19,24 @@ _ACCELERATOR_TILE_BYTES = 2**28
 _KEPT_BYTES = {"cpu": 2**26}
 _ACCELERATOR_KEPT_BYTES = 2**30
 SOLUTION = "solution"
+
+
+_TARGET: ContextVar[str | None] = ContextVar("target", default=None)
+
+
+@contextmanager
+def compiling_for(backend: str) -> Iterator[None]:
+    """Within, sizes are chosen for this backend ("cpu", "gpu", "tpu") instead of the one that JAX found."""
+    token = _TARGET.set(backend)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
+
+
+def target() -> str:
+    """The backend that sizes are chosen for."""
+    return _TARGET.get() or jax.default_backend()
 
 
 class Tiles(NamedTuple):
@@ -42,7 +62,7 @@ def choose(
     if tile_size is not None:
         check_count("tile_size", tile_size)
         return Tiles(min(tile_size, len(x)), min(tile_size, len(y)))
-    backend = jax.default_backend()
+    backend = target()
     pairs = max(1, (cpu_tile_bytes if backend == "cpu" else _ACCELERATOR_TILE_BYTES) // pair_bytes)
     keep = 0 < kept_pair_bytes * len(x) * len(y) <= _KEPT_BYTES.get(backend, _ACCELERATOR_KEPT_BYTES)
     # Eight times as many clips of the side with the shorter sequences: that side's gradient is added up once a tile,

@@ -57,7 +57,7 @@ class Attention(nnx.Module):
             scores += jnp.moveaxis(self._position_rows(length), -1, 0)
         if mask is not None:
             scores = jnp.where(mask[None, None, :], scores, jnp.finfo(scores.dtype).min)
-        weights = jax.nn.softmax(scores, axis=-1)
+        weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), axis=-1).astype(x.dtype)
         return self.output(jnp.einsum("hqk,khd->qhd", weights, value).reshape(length, width))
 
     def _position_rows(self, length: int) -> Float[Array, "length length columns"]:

@@ -19,6 +19,13 @@ from scav_jax.models.blocks import ACTIVATIONS, NORMS, Block, gelu, layer_norm
 
 Parameters = dict[str, Any]
 
+_CHOICES = {
+    "norm": NORMS,
+    "activation": tuple(ACTIVATIONS),
+    "positions": positions.CHOICES,
+    "compute_dtype": ("float32", "bfloat16"),
+}
+
 
 def init(rng: PRNGKeyArray, config: Any) -> Parameters:
     """Parameters of one tower: a nested dict of float32 arrays, those of all blocks stacked on a leading axis.
@@ -45,8 +52,10 @@ def apply(
 ) -> shapes.Sequences:
     """Features (B, length, D) -> sequences (B, length, d) of the common width; differentiable, jit-able.
 
-    Padded positions reach no valid one, whatever they hold (NaN included), and come out as zeros. Computes in the
-    promoted type of features and parameters, float32 in practice, with JAX's default matmul precision.
+    Padded positions reach no valid one, whatever they hold (NaN included), and come out as zeros. Computes with JAX's
+    default matmul precision, in the promoted type of features and parameters, float32 in practice; with
+    config.compute_dtype "bfloat16" in that type, attention weights and LayerNorm's statistics in float32, and the
+    sequences are bfloat16. Parameters and their gradients stay as they are.
 
     Args:
       parameters: as `init` made them for this config.
@@ -65,6 +74,8 @@ def apply(
     if rng is not None and rng.shape[:1] != features.shape[:1]:
         raise ValueError(f"rng: expected one key a clip, shape ({len(features)},), got {rng.shape}")
     shapes.check_mask(mask, features, "features")
+    if config.compute_dtype != "float32":
+        parameters, features = jax.tree.map(lambda leaf: leaf.astype(config.compute_dtype), (parameters, features))
     tower = _with_parameters(config, parameters)
     return jax.vmap(tower, in_axes=(0, None if mask is None else 0, None if rng is None else 0))(features, mask, rng)
 
@@ -73,7 +84,7 @@ class Tower(nnx.Module):
     """The network for one clip."""
 
     def __init__(self, config: Any, *, rngs: nnx.Rngs):
-        self.scan_layers = config.scan_layers
+        self.scan_layers, self.remat = config.scan_layers, config.remat
         self.num_layers = config.num_layers
         self.mlp = Mlp(config, rngs=rngs)
         layer_keys = jax.random.split(rngs.params(), config.num_layers)
@@ -86,13 +97,19 @@ class Tower(nnx.Module):
         if mask is not None:
             features = jnp.where(mask[:, None], features, 0)  # a zero attention weight does not stop a NaN
         x = self.mlp(features)
+
+        def apply_layer(x, layer):
+            block, layer_key = layer
+            return block(x, mask, layer_key), None
+
+        if self.remat:
+            apply_layer = jax.checkpoint(apply_layer, prevent_cse=not self.scan_layers)
         layers = (self.blocks, None if key is None else jax.random.split(key, self.num_layers))
         if self.scan_layers:
-            x, _ = jax.lax.scan(lambda x, layer: (layer[0](x, mask, layer[1]), None), x, layers)
+            x, _ = jax.lax.scan(apply_layer, x, layers)
         else:
             for index in range(self.num_layers):
-                block, layer_key = jax.tree.map(lambda stacked, index=index: stacked[index], layers)
-                x = block(x, mask, layer_key)
+                x, _ = apply_layer(x, jax.tree.map(lambda stacked, index=index: stacked[index], layers))
         if self.output_norm is not None:
             x = self.output_norm(x)
         return x if mask is None else jnp.where(mask[:, None], x, 0)
@@ -141,7 +158,7 @@ def check_config(config: Any) -> None:
         value = getattr(config, field)
         _require(config, field, math.isfinite(value) and value > 0, "positive and finite")
     _require(config, "dropout", 0 <= config.dropout < 1, "in [0, 1)")
-    for field, choices in (("norm", NORMS), ("activation", tuple(ACTIVATIONS)), ("positions", positions.CHOICES)):
+    for field, choices in _CHOICES.items():
         _require(config, field, getattr(config, field) in choices, f"one of {', '.join(choices)}")
     buckets = config.position_buckets
     _require(config, "position_buckets", buckets >= 4 and buckets % 2 == 0, "an even number, at least 4")
