@@ -115,14 +115,15 @@ def _with(config: Any, distance: str, tile_size: int) -> FrozenConfigDict:
     return FrozenConfigDict(changed)
 
 
-def _most(total: Callable[[int], float], limit: float) -> int:
+def _most(total: Callable[[int], float], limit: float | int) -> int:
     """The largest number of rows whose total is within the limit."""
     rows = 1
     while total(2 * rows) <= limit:
         rows *= 2
     step = rows
     while step := step // 2:
-        rows += step * (total(rows + step) <= limit)
+        if total(rows + step) <= limit:
+            rows += step
     return rows if total(rows) <= limit else 0
 
 
@@ -130,7 +131,7 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _mib(size: float) -> str:
+def _mib(size: float | int) -> str:
     return f"{size / _MIB:,.1f}"
 
 

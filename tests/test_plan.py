@@ -67,9 +67,8 @@ def test_parts_make_up_the_step(changes):
     assert parts["towers"] > parts["distances and loss"]
     again = 4 / 3 if changes.get("micro_batch_size") else 1  # a second encoding
     plain = programs(small(), jax.devices()[:1]).operations(16)
-    assert parts["towers"] == pytest.approx(again * plain["towers"], rel=0.02)
-    whole, of_one = sum(parts.values()), sum(spread.operations(16).values())
-    assert of_one - parts["update"] == pytest.approx((whole - parts["update"]) / 8, rel=0.05)
+    assert parts["towers"] == pytest.approx(again * plain["towers"], rel=0.1)
+    assert spread.operations(16)["towers"] == pytest.approx(parts["towers"] / 8, rel=0.1)
 
 
 def test_the_report_tells_memory_operations_and_the_largest_batch(monkeypatch):
