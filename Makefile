@@ -45,13 +45,13 @@ announce: $(BIN)/python
 
 install: $(VENV)/.test,bench
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(VENV)/libtpu
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not heavy" --numprocesses=auto --dist=loadfile
 
-test-heavy: $(VENV)/.test
+test-heavy: $(VENV)/.test $(VENV)/libtpu
 	$(BIN)/python -m pytest -m heavy
 
 bench: $(VENV)/.test,bench demo
@@ -66,6 +66,13 @@ clean:
 $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "installing scav-jax[$*] into $(VENV) for $$($(BIN)/python -V) "
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable ".[$*]"
+	@touch $@
+
+# The compiler for TPUs that this JAX wants, where only tests that ask for it find it: beside it JAX would complain on
+# every start that there is no TPU.
+$(VENV)/libtpu: $(VENV)/.test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ \
+	  "$$($(BIN)/python -c 'from importlib.metadata import requires; print(*(r.partition(";")[0] for r in requires("jax") if r.startswith("libtpu")))')"
 	@touch $@
 
 $(BIN)/python:
