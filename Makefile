@@ -33,7 +33,7 @@ help:
 	@echo "make test             lint, types and tests, at most 15 minutes on two cores"
 	@echo "make test-heavy       the tests that take longer"
 	@echo "make bench            the tables of benchmarks/results: the distances beside their peers, what bfloat16 changes,"
-	@echo "                      and the grids of 36 trainings; about an hour, and the demo's time"
+	@echo "                      a batch of 8,192, steps for pods, and the grids of 36 trainings; about two hours"
 	@echo "make clean            delete .venv, runs/ and the rendered data"
 
 demo: announce $(VENV)/.media
@@ -54,9 +54,11 @@ test: $(VENV)/.test $(VENV)/libtpu
 test-heavy: $(VENV)/.test $(VENV)/libtpu
 	$(BIN)/python -m pytest -m heavy
 
-bench: $(VENV)/.test,bench demo
+bench: $(VENV)/.test,bench $(VENV)/libtpu demo
 	$(BIN)/python -m benchmarks.distances
 	$(BIN)/python -m benchmarks.precision
+	$(BIN)/python -m benchmarks.scale
+	TPU_LIBRARY_PATH=$(VENV)/libtpu/libtpu/libtpu.so $(BIN)/python -m benchmarks.pods
 	$(BIN)/python -m benchmarks.grid
 
 clean:

@@ -24,6 +24,7 @@ from scav_jax.checkpoint import Checkpoints
 from scav_jax.features.pipeline import train_iterator
 from scav_jax.features.store import Store, open_store
 from scav_jax.logs import MetricsWriter, NoWriter
+from scav_jax.timing import StepClock
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --config.key=value changes a key.")
 PLAN = flags.DEFINE_bool("plan", False, "Print what a run takes, compiled but not run, and stop. Needs no --workdir.")
@@ -72,6 +73,8 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
     count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
     print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; compiling", flush=True)
     step_fn = training.make_step(config, mesh).lower(state, example).compile()
+    programs = plans.Programs(config, plans.lengths(config, store), mesh, jax.default_backend())
+    clock = StepClock(programs, split=config.log_time_split)
     save_every = configs.every_steps(config, config.checkpoint.every_fraction)
     eval_every = configs.every_steps(config, config.eval.every_fraction)
     first = processes.is_first()
@@ -81,23 +84,27 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
     with closing(MetricsWriter(workdir, start) if first else NoWriter()) as writer, progress as bar:
         say = bar.write if first else lambda _: None
         for step in range(start + 1, config.steps + 1):
-            batch = next(data)
-            state, metrics = step_fn(state, parallel.spread(_features(batch), mesh))
+            with clock.input():
+                batch = next(data)
+                features = parallel.spread(_features(batch), mesh)
+            state, metrics = step_fn(state, features)
             last = step == config.steps
             if step % config.log_every_steps == 0 or step == 1 or last:
                 _stop_if_diverged(state, batch, store, config)
-                rate = bar.format_dict.get("rate")
-                writer.write(step, {**metrics, **({"steps_per_s": rate} if rate else {})})
+                metrics = jax.device_get(metrics)
+                writer.write(step, {**metrics, **clock.row()})
                 bar.set_postfix_str(f"loss {float(metrics['loss']):.3f}", refresh=False)
             if step % eval_every == 0 or last:
-                encoded = evaluation.encode_split(config, encoder, state.parameters, store, config.data.val_split)
-                scores = evaluation.quick_metrics(config, encoded, store.facts(config.data.val_split))
+                with clock.aside(state):
+                    encoded = evaluation.encode_split(config, encoder, state.parameters, store, config.data.val_split)
+                    scores = evaluation.quick_metrics(config, encoded, store.facts(config.data.val_split))
                 writer.write(step, scores)
                 recalls = ", ".join(f"{d} {scores[f'eval_{d}_R@1']:.1f}" for d in evaluation.DIRECTIONS)
                 say(f"step {step}: {config.data.val_split} R@1 {recalls} %")
             stop = stop_request.at(step) and not last
             if step % save_every == 0 or last or stop:
-                checkpoints.save(step, state, data.get_state())
+                with clock.aside(state):
+                    checkpoints.save(step, state, data.get_state())
             bar.update()
             if stop:
                 say(f"{workdir} was told to stop and is saved at step {step}")
@@ -112,7 +119,7 @@ def plan(config) -> str:
     configs.check_devices(config, mesh.size)
     store = open_store(config.data.store) if Path(config.data.store).exists() else None
     config = complete(config, store) if store else config
-    lengths = plan_report.lengths(config, store, CLIP_S.value)
+    lengths = plans.lengths(config, store, CLIP_S.value)
     return plan_report.report(plans.Programs(config, lengths, mesh, target.backend), target)
 
 

@@ -11,15 +11,13 @@ distances.png to benchmarks/results; one with --quick or --only writes where --o
 """
 
 import argparse
-import os
-import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 from tqdm import tqdm
 
-from benchmarks import alone, versus
+from benchmarks import alone, measure, versus
 from benchmarks.plot import Point, draw
 from benchmarks.settings import QUICK, Sizes
 from benchmarks.tables import Job, Table
@@ -106,8 +104,7 @@ def report(tables: list[Table], arguments: argparse.Namespace) -> str:
     lines = [
         "# Distances: speed, memory and precision beside other packages",
         "",
-        f"Command: `{command(arguments)}`. {hardware()}; Python {platform.python_version()}, jax {jax.__version__}, "
-        "float32 unless it says otherwise.",
+        f"Command: `{command(arguments)}`. {measure.hardware()}; float32 unless it says otherwise.",
         "",
         __doc__.split("\n\n")[-1].strip().replace("\n", " "),
         *(["", f"Targets met: {sum(verdicts)} of {len(verdicts)}."] if verdicts else []),
@@ -119,20 +116,6 @@ def command(arguments: argparse.Namespace) -> str:
     flags = [f"--only={','.join(arguments.only)}"] if arguments.only else []
     flags += [flag for flag, given in (("--quick", arguments.quick), ("--skip-large", arguments.skip_large)) if given]
     return " ".join(["python -m benchmarks.distances", *flags])
-
-
-def hardware() -> str:
-    device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        return f"Backend {jax.default_backend()}, {device.device_kind}"
-    return f"Backend cpu, {os.cpu_count()} cores of {processor()}"
-
-
-def processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ A claim is a ratio of one run. Times of one contender alone mean little on a mac
 
 import functools
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -229,3 +231,19 @@ def _trial(setting, reference):
     except Exception as error:  # a peer that cannot run here is a line of the table, not the end of it
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         return None, np.inf, (np.inf, np.inf), message[:160]
+
+
+def hardware() -> str:
+    """What a table's numbers were measured on, and with which JAX."""
+    device = jax.local_devices()[0]
+    software = f"Python {platform.python_version()}, jax {jax.__version__}"
+    if device.platform != "cpu":
+        return f"Backend {jax.default_backend()}, {device.device_kind}; {software}"
+    return f"Backend cpu, {os.cpu_count()} cores of {processor()}; {software}"
+
+
+def processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
     config.stream_distances = False  # never more of the distances than a block: computed three times, not stored
     config.seed = 0
     config.log_every_steps = 50
+    config.log_time_split = True  # before training, distances and update are compiled and timed by themselves
     config.method = "scav"  # cav (cosine of means) | scav (config.distance)
     config.pairs = (("visual", "audio"),)  # x and y of every distance
 

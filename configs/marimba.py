@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
     config.steps = 250
     config.batch_size = 64
     config.log_every_steps = 10
+    config.log_time_split = False  # a run of a minute does not pay for it
     for tower, width, rate_hz in ((config.model.visual, 192, 5.0), (config.model.audio, 64, 8.0)):
         tower.update(
             feature_width=width,

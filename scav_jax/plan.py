@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from scav_jax import parallel, training
 from scav_jax.distances import tiling
+from scav_jax.features.store import Store
 from scav_jax.operations import operations
 
 # Memory of a chip, GiB: each generation's page of cloud.google.com/tpu/docs.
@@ -78,6 +79,25 @@ def target(topology: str | None) -> Target:
     return Target(devices, "tpu", TPU_GIB[kind] * 2**30)
 
 
+def lengths(config: Any, store: Store | None, clip_s: float = 10.0) -> dict[str, Lengths]:
+    """Of the store's clips; without one, of full clips of so many seconds at the config's rates."""
+    if store is None:
+        return {name: Lengths(round(clip_s * tower.rate_hz), False) for name, tower in config.model.items()}
+    entries = {name: store.ledger["modalities"][name] for name in config.model}
+    return {name: Lengths(e["max_length"], e["min_length"] != e["max_length"]) for name, e in entries.items()}
+
+
+def memory(compiled: jax.stages.Compiled) -> Memory:
+    """Of one device."""
+    found: Any = compiled.memory_analysis()
+    return Memory(
+        found.argument_size_in_bytes,
+        found.temp_size_in_bytes,
+        found.output_size_in_bytes - found.alias_size_in_bytes,
+        found.generated_code_size_in_bytes,
+    )
+
+
 @dataclass(frozen=True)
 class Program:
     """A jitted function and the shapes of its arguments on the devices it is for."""
@@ -93,13 +113,7 @@ class Program:
             return self.function.lower(*self.arguments).compile(compiler_options=options)
 
     def memory(self, *, hasty: bool = False) -> Memory:
-        found: Any = self.compile(hasty=hasty).memory_analysis()
-        return Memory(
-            found.argument_size_in_bytes,
-            found.temp_size_in_bytes,
-            found.output_size_in_bytes - found.alias_size_in_bytes,
-            found.generated_code_size_in_bytes,
-        )
+        return memory(self.compile(hasty=hasty))
 
     def operations(self) -> int:
         with tiling.compiling_for(self.backend):

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from scav_jax import distances
 from scav_jax.config import describe
-from scav_jax.features.store import Store
-from scav_jax.plan import Lengths, Memory, Program, Programs, Target
+from scav_jax.plan import Memory, Program, Programs, Target
 
 # Of a device's memory, what a step may take; the runtime and fragments have the rest.
 USABLE = 0.92
@@ -24,14 +23,6 @@ _MIB = 2**20
 
 Cells = Sequence[str]
 Measure = Callable[..., Memory]  # a program's memory, with a turn of the progress bar
-
-
-def lengths(config: Any, store: Store | None, clip_s: float) -> dict[str, Lengths]:
-    """Of the store's clips; without one, of full clips of so many seconds at the config's rates."""
-    if store is None:
-        return {name: Lengths(round(clip_s * tower.rate_hz), False) for name, tower in config.model.items()}
-    entries = {name: store.ledger["modalities"][name] for name in config.model}
-    return {name: Lengths(e["max_length"], e["min_length"] != e["max_length"]) for name, e in entries.items()}
 
 
 def report(programs: Programs, target: Target, *, sweep: bool = True) -> str:

@@ -8,45 +8,16 @@ import numpy as np
 import pytest
 from cases import quick_jit
 from jax.sharding import PartitionSpec as P
+from small_step import CLIPS, TOLERANCE, assert_same, batch, config, parameters_and_keys
 
-from configs import base
 from scav_jax import losses, parallel, training
 from scav_jax.distances import DISTANCES
 from scav_jax.losses import NORMALIZATIONS
-from scav_jax.shapes import prefix_mask
-
-CLIPS = 16
-
-TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 
 
 def case(*values, quick):
     """All cases run; those that are not quick, or tell little that others do not, among the heavy tests."""
     return pytest.param(*values, marks=() if quick else pytest.mark.heavy)
-
-
-def config(distance="euclidean", normalization="zscore", **changes):
-    found = base.get_config()
-    found.distance.update(name=distance, num_iterations=20, epsilon=0.3, debiased=distance == "dtw")
-    found.batch_size = CLIPS
-    for tower, width in ((found.model.visual, 5), (found.model.audio, 4)):
-        tower.update(feature_width=width, width=8, mlp_width=8, num_heads=2, num_layers=1, ffn_width=8)
-        tower.update(position_buckets=4, dropout=0.3)
-    if distance == "cosine":
-        found.method, found.distance.name = "cav", "euclidean"
-    found.recipe[distance].normalization = normalization
-    found.update_from_flattened_dict(changes)
-    return found
-
-
-def batch(ragged, dtype="float32"):
-    rng = np.random.default_rng(0)
-    visual, audio = (rng.normal(size=shape).astype(dtype) for shape in ((CLIPS, 6, 5), (CLIPS, 9, 4)))
-    masks = (
-        prefix_mask(jnp.asarray(rng.integers(1, v.shape[1] + 1, CLIPS)), v.shape[1]) if ragged else None
-        for v in (visual, audio)
-    )
-    return {"visual": visual, "audio": audio, **dict(zip(("visual_mask", "audio_mask"), masks, strict=True))}
 
 
 def on_8_devices(function):
@@ -55,25 +26,6 @@ def on_8_devices(function):
     inside = functools.partial(function, axis_name=parallel.CLIPS)
     mesh = parallel.make_mesh()
     return quick_jit(jax.shard_map(inside, mesh=mesh, in_specs=(P(), spread, spread), out_specs=P()))
-
-
-def parameters_and_keys(config, dtype):
-    parameters = jax.tree.map(lambda leaf: leaf.astype(dtype), training.init(config).parameters)
-    return parameters, jax.random.split(jax.random.key(1), CLIPS)
-
-
-def assert_same(found, expected, tolerance):
-    """A tensor's error is measured by its own norm, but of a vanishing one (a key's bias) by 1e-3 of all."""
-    (value, metrics), gradient = found
-    (expected_value, expected_metrics), expected_gradient = expected
-    np.testing.assert_allclose(value, expected_value, tolerance)
-    for key, metric in expected_metrics.items():
-        np.testing.assert_allclose(metrics[key], metric, tolerance, err_msg=key)
-    leaves = jax.tree.leaves_with_path(expected_gradient)
-    whole = np.sqrt(sum(np.sum(np.square(leaf)) for _, leaf in leaves))
-    for (path, leaf), other in zip(leaves, jax.tree.leaves(gradient), strict=True):
-        norm = max(np.linalg.norm(leaf), 1e-3 * whole)
-        assert np.linalg.norm(other - leaf) <= tolerance * norm, jax.tree_util.keystr(path)
 
 
 def compare(config, ragged, dtype, *changed):

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.pods import LENGTHS, TOPOLOGIES
 from configs import base
 from scav_jax import parallel, plan, plan_report
 from scav_jax.operations import operations
-
-PAPER = {"visual": plan.Lengths(40, False), "audio": plan.Lengths(62, False)}  # frames of 10 s
-TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4", "v6e:4x4")
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def small(**changes):
 
 
 def programs(config, devices):
-    return plan.Programs(config, PAPER, parallel.make_mesh(devices), plan.target(None).backend)
+    return plan.Programs(config, LENGTHS, parallel.make_mesh(devices), plan.target(None).backend)
 
 
 def test_operations_are_counted_through_loops_branches_and_gradients():
@@ -94,7 +92,7 @@ def check_on_tpu(topology, distance):
     target = plan.target(topology)
     config = paper(**{"distance.name": distance, "batch_size": 16 * len(target.devices)})
     mesh = parallel.make_mesh(target.devices)
-    compiled = plan.Programs(config, PAPER, mesh, target.backend).step(config.batch_size).compile(hasty=True)
+    compiled = plan.Programs(config, LENGTHS, mesh, target.backend).step(config.batch_size).compile(hasty=True)
     text = compiled.as_text()
     assert "collective-permute" in text
     assert "all-gather" not in text

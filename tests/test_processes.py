@@ -12,10 +12,13 @@ import jax
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from small_step import TOLERANCE, assert_same
 
 from scav_jax import config as configs
 from scav_jax import training
 from scav_jax.checkpoint import Checkpoints
+from scav_jax.distances import DISTANCES
+from scav_jax.losses import NORMALIZATIONS
 from scav_jax.processes import STOPPED
 
 STEPS = 6
@@ -27,14 +30,18 @@ OPTIONS = [
 ]
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def start(shell_environment, marimba):
     """start(workdir, steps, count, devices) begins train.py in `count` processes of `devices` devices each."""
 
     def begin(workdir, steps=STEPS, count=1, devices=1):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         flags = [
             *OPTIONS,
             f"--config.steps={steps}",
@@ -72,8 +79,34 @@ def test_two_processes_train_and_evaluate_as_one(start, tmp_path):
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert [row["step"] for row in one] == [row["step"] for row in two]
     for row, twin in zip(one, two, strict=True):
-        for key in row.keys() - {"steps_per_s"}:
+        for key in (key for key in row if not key.endswith("_s")):
             np.testing.assert_allclose(twin[key], row[key], 1e-3, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("distances", "normalizations"),
+    [
+        (("euclidean",), ("zscore",)),
+        *(pytest.param((name,), NORMALIZATIONS, marks=pytest.mark.heavy, id=name) for name in DISTANCES),
+    ],
+)
+def test_two_processes_have_the_gradient_of_one(distances, normalizations, shell_environment, tmp_path):
+    """Loss and every parameter's gradient, ragged clips, dropout on."""
+    command = [sys.executable, "tests/small_step.py", "--distances", *distances, "--normalizations", *normalizations]
+    environment = {**shell_environment, "PYTHONPATH": str(REPOSITORY)}
+
+    def gradients(out, *told):
+        return subprocess.Popen([*command, f"--out={out}", *told], cwd=REPOSITORY, env=environment)
+
+    coordinator = f"--coordinator=localhost:{free_port()}"
+    both = [gradients(tmp_path / "two.npz", coordinator, f"--process={index}") for index in range(2)]
+    both.append(gradients(tmp_path / "one.npz"))
+    assert [process.wait(timeout=900) for process in both] == [0, 0, 0]
+    two, one = np.load(tmp_path / "two.npz"), np.load(tmp_path / "one.npz")
+    for case in {name.rpartition("-")[0] for name in one.files}:
+        names = sorted(name for name in one.files if name.startswith(f"{case}-"))
+        found, expected = (((leaves[0], {}), leaves[1:]) for leaves in ([run[n] for n in names] for run in (two, one)))
+        assert_same(found, expected, TOLERANCE[case.rpartition("-")[2]])
 
 
 def test_sigterm_to_one_stops_both_and_another_device_count_goes_on(start, tmp_path):

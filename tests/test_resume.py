@@ -60,12 +60,12 @@ def finish(process):
 
 
 def losses(workdir):
-    """The training rows; `steps_per_s` is the clock's."""
+    """The training rows, without the clock's numbers."""
     if not (workdir / "metrics.jsonl").exists():
         return []
     lines = (workdir / "metrics.jsonl").read_text().split("\n")[:-1]
     found = [row for row in map(json.loads, lines) if "loss" in row]
-    return [{key: value for key, value in row.items() if key != "steps_per_s"} for row in found]
+    return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in found]
 
 
 def final_state(workdir):
