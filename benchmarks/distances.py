@@ -11,6 +11,7 @@ distances.png to benchmarks/results; one with --quick or --only writes where --o
 """
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
