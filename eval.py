@@ -1,6 +1,8 @@
 """Retrieval with a trained run: RUN/eval/metrics.json, a table, and RUN/eval/report.html.
 
 python eval.py --workdir=runs/marimba [--split=test --k=10,50 --compare=runs/other,...]
+
+On several hosts every one starts the same command.
 """
 
 import json
@@ -11,7 +13,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from scav_jax import cli, evaluation, training
+from scav_jax import cli, evaluation, parallel, processes, training
 from scav_jax import config as configs
 from scav_jax.checkpoint import Checkpoints
 from scav_jax.features.store import open_store
@@ -43,17 +45,20 @@ def evaluate(workdir: Path, *, split: str | None = None, store_dir: str | None =
     with closing(Checkpoints(workdir, config.checkpoint.keep, read_only=True)) as checkpoints:
         if checkpoints.latest_step is None:
             raise ValueError(f"{workdir}: expected a checkpoint, found none; has train.py reached its first save?")
-        state, _ = checkpoints.restore(jax.eval_shape(lambda: training.init(config)))
+        mesh = parallel.make_mesh()
+        state, _ = checkpoints.restore(parallel.replicated_shapes(jax.eval_shape(lambda: training.init(config)), mesh))
     store = open_store(store_dir or config.data.store)
     evaluation.check_store(config, store)
     split = split or config.data.test_split
     facts = store.facts(split)
 
-    encoder = evaluation.make_encoder(config)
-    encoded = evaluation.encode_split(config, encoder, state.parameters, store, split)
-    rankings = list(evaluation.rank(config, encoded, facts, hybrid_k or config.eval.hybrid_k))
+    encoder = evaluation.make_encoder(config, mesh)
+    encoded = evaluation.encode_split(config, encoder, mesh, state.parameters, store, split)
+    rankings = list(evaluation.rank(config, encoded, mesh, facts, hybrid_k or config.eval.hybrid_k))
     results = [evaluation.score(ranking, facts) for ranking in rankings]
     protocol = evaluation.protocol(config, store, split, int(state.step))
+    if not processes.is_first():
+        return results
 
     folder = workdir / "eval"
     folder.mkdir(exist_ok=True)
@@ -108,7 +113,10 @@ def main() -> None:
     workdir = Path(cli.WORKDIR.value)
     summary_rows([Path(run) for run in COMPARE.value])  # an unevaluated one is an error now, not after the work
     hybrid_k = tuple(int(k) for k in HYBRID_K.value) if HYBRID_K.value else None
+    processes.start()
     evaluate(workdir, split=SPLIT.value, store_dir=STORE.value, hybrid_k=hybrid_k)
+    if not processes.is_first():
+        return
     runs = [workdir, *map(Path, COMPARE.value)]
     print(terminal_table(summary_rows(runs)))
     if REPORT.value:

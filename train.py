@@ -66,7 +66,7 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
         print(f"{workdir} is complete at step {start}", flush=True)
         return
 
-    encoder = evaluation.make_encoder(config)
+    encoder = evaluation.make_encoder(config, mesh)
     position = data.get_state()
     example = parallel.spread(_features(next(data)), mesh)
     data.set_state(position)
@@ -96,8 +96,9 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
                 bar.set_postfix_str(f"loss {float(metrics['loss']):.3f}", refresh=False)
             if step % eval_every == 0 or last:
                 with clock.aside(state):
-                    encoded = evaluation.encode_split(config, encoder, state.parameters, store, config.data.val_split)
-                    scores = evaluation.quick_metrics(config, encoded, store.facts(config.data.val_split))
+                    split = config.data.val_split
+                    encoded = evaluation.encode_split(config, encoder, mesh, state.parameters, store, split)
+                    scores = evaluation.quick_metrics(config, encoded, mesh, store.facts(split))
                 writer.write(step, scores)
                 recalls = ", ".join(f"{d} {scores[f'eval_{d}_R@1']:.1f}" for d in evaluation.DIRECTIONS)
                 say(f"step {step}: {config.data.val_split} R@1 {recalls} %")

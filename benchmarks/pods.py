@@ -3,6 +3,7 @@
 python -m benchmarks.pods    writes benchmarks/results/pods.md; ten minutes on two cores, and libtpu (docs/scaling.md)
 """
 
+import re
 from pathlib import Path
 
 from tqdm import tqdm
@@ -30,7 +31,7 @@ def row(topology: str, distance: str) -> tuple[str, ...]:
     operations = programs.operations(config.batch_size)
     mib = (f"{size / 2**20:,.0f}" for size in (memory.arguments, memory.temporaries, memory.total, target.device_bytes))
     gflop = (f"{operations[part] / 1e9:,.1f}" for part in ("towers", "distances and loss"))
-    collectives = (str(text.count(f" {name}")) for name in ("collective-permute-start(", "all-gather"))
+    collectives = (str(len(re.findall(rf" {name}(-start)?\(", text))) for name in ("collective-permute", "all-gather"))
     return (topology, target.devices[0].device_kind, distance, f"{config.batch_size:,}", *mib, *gflop, *collectives)
 
 

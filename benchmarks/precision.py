@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scav_jax import config as configs
-from scav_jax import distances, evaluation, training
+from scav_jax import distances, evaluation, parallel, training
 from scav_jax.checkpoint import Checkpoints
 from scav_jax.features.store import open_store
 from scav_jax.metrics import bootstrap_interval, ranks
@@ -67,7 +67,9 @@ def compare_run(workdir: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Co
     store, split = open_store(config.data.store), config.data.test_split
     evaluation.check_store(config, store)
     facts = store.facts(split)
-    encoded = evaluation.encode_split(config, evaluation.make_encoder(config), state.parameters, store, split)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    encoder = evaluation.make_encoder(config, mesh)
+    encoded = evaluation.encode_split(config, encoder, mesh, state.parameters, store, split)
     exact = all_pairs(config, encoded, jnp.float32, "float32")
     groups = np.where(facts.groups == "", facts.ids, facts.groups)
     found = {}

@@ -43,7 +43,7 @@ def one_step(distance: str, clips: int) -> dict:
     program = programs.step(clips)
     planned = program.memory()
     step = program.compile()
-    state = parallel.replicate(training.init(programs.config), mesh)
+    state = parallel.replicate(jax.jit(lambda: training.init(programs.config))(), mesh)
     rng = np.random.default_rng(0)
     batch = {
         name: None if shape is None else rng.standard_normal(shape.shape, np.float32)

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from scav_jax import distances, training
+from scav_jax import distances, parallel, training
 from scav_jax.config import trained_with
 from scav_jax.features.clips import ids_sha256
 from scav_jax.features.pipeline import eval_batches
@@ -49,9 +50,13 @@ class Ranking:
         }
 
 
-def make_encoder(config: Any) -> Encoder:
-    """One compiled function for all batches: (parameters, features and masks) -> encoded modalities."""
-    return jax.jit(lambda parameters, batch: training.encode(config, parameters["towers"], batch))
+def make_encoder(config: Any, mesh: Mesh) -> Encoder:
+    """One compiled function for all batches: (parameters, features and masks) -> encoded modalities, both spread."""
+
+    def encode(parameters, batch, axis_name=None):
+        return training.encode(config, parameters["towers"], batch)
+
+    return jax.jit(parallel.on_every_device(encode, mesh, results_are_spread=True))
 
 
 def check_store(config: Any, store: Store) -> None:
@@ -67,24 +72,26 @@ def check_store(config: Any, store: Store) -> None:
 
 
 def encode_split(
-    config: Any, encoder: Encoder, parameters: dict[str, Any], store: Store, split: str
+    config: Any, encoder: Encoder, mesh: Mesh, parameters: dict[str, Any], store: Store, split: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Each modality's (sequences (G, length, d), mask) of a whole split, in its order, in host memory."""
+    """Each modality's (sequences (G, length, d), mask) of a whole split, in its order, in every host's memory."""
     chunks = []
-    for batch in eval_batches(store, split, min(config.eval.batch_size, len(store.split(split)))):
+    size = min(config.eval.batch_size, len(store.split(split)))
+    for batch in eval_batches(store, split, size + -size % mesh.size):
         features = {key: value for key, value in batch.items() if key not in ("index", "valid")}
-        encoded = encoder(parameters, features)
-        chunks.append(jax.tree.map(lambda leaf, valid=batch["valid"]: np.asarray(leaf)[:valid], encoded))
+        encoded = parallel.gather(encoder(parameters, parallel.spread(parallel.own_part(features), mesh)))
+        chunks.append(jax.tree.map(lambda leaf, valid=batch["valid"]: leaf[:valid], encoded))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
 
-def rank(config: Any, encoded: dict[str, tuple], facts: Facts, hybrid_k: Sequence[int] = ()) -> Iterator[Ranking]:
+def rank(
+    config: Any, encoded: dict[str, tuple], mesh: Mesh, facts: Facts, hybrid_k: Sequence[int] = ()
+) -> Iterator[Ranking]:
     """Every mode, direction and subset. A subset restricts queries and gallery to its clips."""
-    (pair,) = config.pairs
-    x, y = (jax.tree.map(jnp.asarray, encoded[name]) for name in pair)
+    x, y = (encoded[name] for name in config.pairs[0])
     name = config.distance.name
-    aggregate = np.asarray(distances.pairwise("cosine", x[0], y[0], x[1], y[1]))
-    sequence = np.asarray(training.pair_distances(config, name, x, y))
+    aggregate = parallel.matrix("cosine", x, y, mesh)
+    sequence = parallel.matrix(name, x, y, mesh, **distances.options(name, config.distance))
     for subset, members in subsets(facts).items():
         for direction in DIRECTIONS:
             near, exact = (
@@ -108,11 +115,11 @@ def score(ranking: Ranking, facts: Facts) -> dict[str, Any]:
     return {**ranking.key(), **metrics, **interval}
 
 
-def quick_metrics(config: Any, encoded: dict[str, tuple], facts: Facts) -> dict[str, float]:
+def quick_metrics(config: Any, encoded: dict[str, tuple], mesh: Mesh, facts: Facts) -> dict[str, float]:
     """The training log's evaluation: the whole split, ranked the way the method is meant to rank."""
     mode = "aggregate" if config.method == "cav" else "sequence"
     metrics: dict[str, float] = {}
-    for ranking in rank(config, encoded, facts):
+    for ranking in rank(config, encoded, mesh, facts):
         if (ranking.mode, ranking.subset) == (mode, ALL):
             scores = retrieval_metrics(ranking.distances)
             metrics |= {f"eval_{ranking.direction}_{key}": value for key, value in scores.items()}

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -35,15 +37,43 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def on_every_device(step: Callable, mesh: Mesh) -> Callable:
+def spread_shapes(tree: Any, mesh: Mesh) -> Any:
+    """Of arrays like these, spread over their first axis."""
+    return _shapes(tree, mesh, PartitionSpec(CLIPS))
+
+
+def replicated_shapes(tree: Any, mesh: Mesh) -> Any:
+    """Of arrays like these, whole on every device."""
+    return _shapes(tree, mesh, PartitionSpec())
+
+
+def own_part(tree: Any) -> Any:
+    """Of a global batch on the host, the clips of this process: what `spread` takes."""
+
+    def part(leaf):
+        size = len(leaf) // jax.process_count()
+        return leaf[jax.process_index() * size : (jax.process_index() + 1) * size]
+
+    return jax.tree.map(part, tree)
+
+
+def gather(tree: Any) -> Any:
+    """Arrays spread over the devices of all processes, whole in the host memory of each."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.tree.map(np.asarray, tree)
+
+
+def on_every_device(step: Callable, mesh: Mesh, *, results_are_spread: bool = False) -> Callable:
     """step(state, batch, axis_name=None) -> results of both kinds of device: one, or all of the mesh.
 
-    state and results are the same on all devices, the batch is spread over them.
+    The state is the same on all devices, the batch is spread over them, results either.
     """
     if mesh.size == 1:
         return step
     specs = PartitionSpec(), PartitionSpec(CLIPS)
-    return jax.shard_map(partial(step, axis_name=CLIPS), mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+    out_specs = PartitionSpec(CLIPS) if results_are_spread else PartitionSpec()
+    return jax.shard_map(partial(step, axis_name=CLIPS), mesh=mesh, in_specs=specs, out_specs=out_specs)
 
 
 def size(axis_name: str | None) -> int:
@@ -90,6 +120,28 @@ def all_pairs(
     if size(axis_name) == 1:
         return distances.pairwise(name, x, y, x_mask, y_mask, **options)
     return _ring_distances(x, y, x_mask, y_mask, name, axis_name, tuple(sorted(options.items())))
+
+
+def matrix(name: str, x: tuple, y: tuple, mesh: Mesh, **options) -> Float[np.ndarray, "Bx By"]:
+    """`distances.pairwise` of two whole sets, (sequences, mask) on the host of every process, by all devices.
+
+    The matrix is whole on every host. Each side is filled up with copies of its last clip, where devices do not divide.
+    """
+    if mesh.size == 1:
+        x, y = jax.tree.map(jnp.asarray, (x, y))
+        return np.asarray(distances.pairwise(name, x[0], y[0], x[1], y[1], **options))
+
+    def rows(x, y, axis_name):
+        return all_pairs(name, x[0], y[0], x[1], y[1], axis_name=axis_name, **options)
+
+    def filled(leaf):
+        missing = -len(leaf) % mesh.size
+        return np.concatenate([leaf, np.repeat(leaf[-1:], missing, axis=0)]) if missing else leaf
+
+    own = PartitionSpec(CLIPS)
+    by_all = jax.shard_map(partial(rows, axis_name=CLIPS), mesh=mesh, in_specs=(own, own), out_specs=own)
+    whole = gather(jax.jit(by_all)(*(spread(own_part(jax.tree.map(filled, side)), mesh) for side in (x, y))))
+    return whole[: len(x[0]), : len(y[0])]
 
 
 def ring(turn: Callable, carry: Any, visitor: Any, axis_name: str | None) -> tuple[Any, Any]:
@@ -144,3 +196,8 @@ def _ring_distances_backward(name, axis_name, options, residuals, cotangent):
 
 
 _ring_distances.defvjp(_ring_distances_forward, _ring_distances_backward)
+
+
+def _shapes(tree, mesh, spec):
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)

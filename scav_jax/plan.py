@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from scav_jax import parallel, training
 from scav_jax.distances import tiling
@@ -145,7 +145,7 @@ class Programs:
             found, vjp = jax.vjp(sequences, parallel.varying(towers, axis_name))
             return found, parallel.total(vjp(found)[0], axis_name)
 
-        keys = self._shapes(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), clips)), _OWN)
+        keys = parallel.spread_shapes(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), clips)), self.mesh)
         function = self._spread(with_gradient, (_WHOLE, _OWN, _OWN), (_OWN, _WHOLE))
         return self._program(function, self.state().parameters["towers"], self.batch(clips), keys)
 
@@ -166,7 +166,9 @@ class Programs:
         }
         masks = {name: batch[f"{name}_mask"] for name in self.config.model}
         function = self._spread(with_gradient, (_WHOLE, _OWN, _OWN), (_WHOLE, (_WHOLE, _OWN)))
-        return self._program(function, self.state().parameters["log_temperature"], self._shapes(sequences, _OWN), masks)
+        return self._program(
+            function, self.state().parameters["log_temperature"], parallel.spread_shapes(sequences, self.mesh), masks
+        )
 
     def update(self) -> Program:
         """The optimiser's part of the step."""
@@ -181,7 +183,7 @@ class Programs:
 
     def state(self) -> training.TrainState:
         """Shapes of the state, whole on every device."""
-        return self._shapes(jax.eval_shape(lambda: training.init(self.config)), _WHOLE)
+        return parallel.replicated_shapes(jax.eval_shape(lambda: training.init(self.config)), self.mesh)
 
     def batch(self, clips: int) -> training.Batch:
         """Shapes of a global batch, each device holding its own clips."""
@@ -190,7 +192,7 @@ class Programs:
             longest, ragged = self.lengths[name]
             batch[name] = jax.ShapeDtypeStruct((clips, longest, tower.feature_width), jnp.float32)
             batch[f"{name}_mask"] = jax.ShapeDtypeStruct((clips, longest), bool) if ragged else None
-        return self._shapes(batch, _OWN)
+        return parallel.spread_shapes(batch, self.mesh)
 
     def _program(self, function, *arguments):
         return Program(jax.jit(function), arguments, self.backend)
@@ -200,7 +202,3 @@ class Programs:
             return function
         inside = partial(function, axis_name=parallel.CLIPS)
         return jax.shard_map(inside, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs)
-
-    def _shapes(self, tree, spec):
-        sharding = NamedSharding(self.mesh, spec)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)

@@ -77,11 +77,6 @@ def encode(
     return encoded
 
 
-def pair_distances(config: Any, name: str, x: tuple, y: tuple) -> Float[Array, "Bx By"]:
-    """Distances of encoded x to encoded y by one distance, with its options from config.distance."""
-    return distances.pairwise(name, x[0], y[0], x[1], y[1], **distances.options(name, config.distance))
-
-
 def contrast(
     config: Any, log_temperatures: dict[str, Array], encoded: dict[str, tuple], axis_name: str | None = None
 ) -> tuple[Float[Array, ""], dict[str, Array]]:

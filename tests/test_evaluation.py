@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from configs import base
-from scav_jax import evaluation, training
+from scav_jax import evaluation, parallel, training
 from scav_jax.features.clips import Clip, ids_sha256
 from scav_jax.features.store import Facts, Store, open_store
 from train import complete
@@ -14,6 +15,7 @@ from train import complete
 # Four clips of two frames; clips 0 and 1 (and 2 and 3) hold the same frames in opposite order.
 A, B, C, D = np.eye(4, dtype=np.float32)
 CLIPS = np.stack([np.stack(frames) for frames in ((A, B), (B, A), (C, D), (D, C))])
+MESH = parallel.make_mesh(jax.devices()[:1])
 FACTS = Facts(
     ids=np.array(["a", "b", "c", "d"]),
     labels=np.array(["", "", "", ""]),
@@ -34,7 +36,7 @@ def rankings(hybrid_k=(), **changes):
     encoded = {"visual": (CLIPS, None), "audio": (sound, None)}
     return {
         tuple(ranking.key().values()): ranking
-        for ranking in evaluation.rank(config(**changes), encoded, FACTS, hybrid_k)
+        for ranking in evaluation.rank(config(**changes), encoded, MESH, FACTS, hybrid_k)
     }
 
 
@@ -103,8 +105,8 @@ def test_interval_contains_the_recall():
 def test_quick_metrics_rank_as_the_method_is_meant_to():
     encoded = {"visual": (CLIPS, None), "audio": (CLIPS, None)}
     facts = FACTS
-    assert evaluation.quick_metrics(config(method="scav"), encoded, facts)["eval_v2a_R@1"] == 100.0
-    cav = evaluation.quick_metrics(config(method="cav"), encoded, facts)
+    assert evaluation.quick_metrics(config(method="scav"), encoded, MESH, facts)["eval_v2a_R@1"] == 100.0
+    cav = evaluation.quick_metrics(config(method="cav"), encoded, MESH, facts)
     assert cav["eval_v2a_R@1"] == cav["eval_a2v_R@1"] == 0.0
 
 
@@ -115,7 +117,7 @@ def test_wasserstein_logs_its_marginal_error():
     errors = []
     for iterations in (1, 200):
         changed.distance.num_iterations = iterations
-        errors.append(evaluation.quick_metrics(changed, encoded, FACTS)["eval_marginal_error"])
+        errors.append(evaluation.quick_metrics(changed, encoded, MESH, FACTS)["eval_marginal_error"])
     assert errors[1] < 1e-3
     assert errors[1] <= errors[0]
 
@@ -137,23 +139,30 @@ def test_protocol_describes_each_gallery():
     assert evaluation.protocol(config(method="cav"), store, "test", 7)["trained_with"] == "cosine"
 
 
-def test_encoding_in_batches_is_encoding_at_once(marimba):
+def test_batches_and_devices_change_no_sequence_and_no_distance(marimba):
     store = open_store(marimba / "store")
     chosen = base.get_config()
     for tower in chosen.model.values():
         tower.update(width=8, mlp_width=8, num_heads=2, num_layers=1, ffn_width=8, scan_layers=False)
     whole = store.ledger["splits"]["val"]
-    encoded = []
-    for batch_size in (whole, 16):
+    encoded, matrices = [], []
+    for batch_size, mesh in ((whole, MESH), (16, MESH), (16, parallel.make_mesh())):
         chosen.eval.batch_size = batch_size
         ready = complete(chosen, store)
-        parameters = training.init(ready).parameters
-        encoded.append(evaluation.encode_split(ready, evaluation.make_encoder(ready), parameters, store, "val"))
+        parameters = parallel.replicate(training.init(ready).parameters, mesh)
+        encoder = evaluation.make_encoder(ready, mesh)
+        encoded.append(evaluation.encode_split(ready, encoder, mesh, parameters, store, "val"))
+        matrices.append([r.distances for r in evaluation.rank(ready, encoded[-1], mesh, store.facts("val"))])
     assert whole % 16
+    assert whole % 8
     for name in ("visual", "audio"):
-        (once, _), (batched, _) = (found[name] for found in encoded)
+        once, *others = (found[name][0] for found in encoded)
         assert once.shape == (whole, store.ledger["modalities"][name]["max_length"], 8)
-        np.testing.assert_allclose(once, batched, atol=1e-5)
+        for other in others:
+            np.testing.assert_allclose(once, other, atol=1e-5)
+    for once, *others in zip(*matrices, strict=True):
+        for other in others:
+            np.testing.assert_allclose(once, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("grouped", [True, False])

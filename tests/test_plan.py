@@ -71,6 +71,7 @@ def test_parts_make_up_the_step(changes):
 
 def test_the_report_tells_memory_operations_and_the_largest_batch(monkeypatch):
     monkeypatch.setattr(plan_report, "SWEPT", ("euclidean",))
+    monkeypatch.setattr(plan_report, "TILES", (0,))
     target = plan.target(None)
     found = programs(small(), target.devices)
     text = plan_report.report(found, target)
@@ -79,8 +80,8 @@ def test_the_report_tells_memory_operations_and_the_largest_batch(monkeypatch):
     row = next(line.split() for line in text.splitlines() if line.split()[:1] == ["euclidean"])
     largest = int(row[1].replace(",", ""))
     assert largest % 8 == 0
-    # What it promises: the whole step of that batch, compiled, fits; twice as many clips do not.
-    assert found.step(largest).memory().total <= target.device_bytes < found.step(2 * largest).memory().total
+    # What it promises: the whole step of that batch, compiled, fits, and uses what there is.
+    assert 0.5 * target.device_bytes < found.step(largest).memory().total <= target.device_bytes
 
 
 def test_an_unknown_topology_is_refused(libtpu):

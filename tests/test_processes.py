@@ -38,21 +38,18 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def start(shell_environment, marimba):
-    """start(workdir, steps, count, devices) begins train.py in `count` processes of `devices` devices each."""
+    """start(workdir, ...) begins train.py, or another script, in `count` processes of `devices` devices each."""
 
-    def begin(workdir, steps=STEPS, count=1, devices=1):
+    def begin(workdir, steps=STEPS, count=1, devices=1, script="train.py"):
         port = free_port()
-        flags = [
-            *OPTIONS,
-            f"--config.steps={steps}",
-            f"--config.data.store={marimba / 'store'}",
-            f"--workdir={workdir}",
-        ]
+        flags = [f"--workdir={workdir}"]
+        if script == "train.py":
+            flags += [*OPTIONS, f"--config.steps={steps}", f"--config.data.store={marimba / 'store'}"]
         environment = {**shell_environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         found = []
         for index in range(count):
             told = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={index}"] * (count > 1)
-            command = [sys.executable, "train.py", *flags, *told]
+            command = [sys.executable, script, *flags, *told]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             found.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes))
         return found
@@ -81,6 +78,11 @@ def test_two_processes_train_and_evaluate_as_one(start, tmp_path):
     for row, twin in zip(one, two, strict=True):
         for key in (key for key in row if not key.endswith("_s")):
             np.testing.assert_allclose(twin[key], row[key], 1e-3, err_msg=key)
+    found = []
+    for count in (1, 2):
+        finish(start(tmp_path / "two", count=count, script="eval.py"))
+        found.append((tmp_path / "two" / "eval" / "metrics.json").read_text())
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
