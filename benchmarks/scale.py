@@ -93,7 +93,7 @@ def main() -> None:
         apart = abs(found["added"] / found["planned"] - 1)
         table.rows.append(
             (
-                *(distance, seconds(found["seconds"]), seconds(AT_MOST_S), within(found["seconds"], AT_MOST_S)),
+                *(distance, seconds(found["seconds"]), f"{AT_MOST_S // 60} min", within(found["seconds"], AT_MOST_S)),
                 *(size(found["added"]), size(found["planned"]), f"{apart:.1%}", f"{APART:.0%}", within(apart, APART)),
                 *(size(found["peak"]), size(AT_MOST_BYTES), within(found["peak"], AT_MOST_BYTES)),
             )

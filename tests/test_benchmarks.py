@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,15 @@ def test_a_quick_run_of_all_sections_writes_tables_and_a_picture(shell, tmp_path
     assert "failed" not in text
     assert done.stdout == text + "\n"
     assert (tmp_path / "distances.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_step_at_scale_takes_about_what_was_planned(shell):
+    done = shell("-m", "benchmarks.scale", "--distance=euclidean", "--clips=1024")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["peak"] > found["added"]
+    # Threads and allocator add tens of MiB, which weigh less in the benchmark's own size.
+    assert 0.7 < found["added"] / found["planned"] < 1.6
 
 
 def test_an_unknown_section_is_named_before_anything_runs(shell):

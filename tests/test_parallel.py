@@ -120,6 +120,12 @@ def _shapes(config):
     return parameters, batch(ragged=False), keys
 
 
+def test_one_device_takes_the_plain_step():
+    """So the ring costs it nothing: it is not there."""
+    step = functools.partial(training.train_step, config())
+    assert parallel.on_every_device(step, parallel.make_mesh(jax.devices()[:1])) is step
+
+
 def test_a_whole_step_on_8_devices(request):
     own = config()
     state = training.init(own)
