@@ -81,7 +81,8 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
     progress = tqdm(
         total=config.steps, initial=start, unit="step", desc=workdir.name, mininterval=1.0, disable=not first
     )
-    with closing(MetricsWriter(workdir, start) if first else NoWriter()) as writer, progress as bar:
+    writing = closing(MetricsWriter(workdir, start) if first else NoWriter())
+    with writing as writer, progress as bar, closing(processes.Watchdog()) as watchdog:
         say = bar.write if first else lambda _: None
         for step in range(start + 1, config.steps + 1):
             with clock.input():
@@ -106,6 +107,7 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
             if step % save_every == 0 or last or stop:
                 with clock.aside(state):
                     checkpoints.save(step, state, data.get_state())
+            watchdog.alive()
             bar.update()
             if stop:
                 say(f"{workdir} was told to stop and is saved at step {step}")

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -13,6 +16,12 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes of the run.", lower_bound=1)
 PROCESS = flags.DEFINE_integer("process", None, "Index of this process, from 0.", lower_bound=0)
+
+STUCK_AFTER_S = flags.DEFINE_float(
+    "stuck_after_s",
+    1800.0,
+    "Of several processes: the run ends where no step, evaluation or save ends for so long.",
+)
 
 # EX_TEMPFAIL: stopped by SIGTERM after a checkpoint, start it again.
 STOPPED = 75
@@ -70,3 +79,34 @@ class StopRequest:
 
     def _receive(self, *_):
         self._received = True
+
+
+class Watchdog:
+    """Ends this process where `alive` has not been called for --stuck_after_s seconds.
+
+    JAX notices a peer that is gone. For one that hangs all others would wait without end, inside a collective, where no
+    exception reaches: so this leaves by os._exit, with exit code 1. Alone, a process is not watched.
+    """
+
+    def __init__(self) -> None:
+        self._limit_s, self._closed = STUCK_AFTER_S.value, threading.Event()
+        self.alive()
+        if jax.process_count() > 1:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def alive(self) -> None:
+        self._seen = time.monotonic()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _watch(self):
+        while not self._closed.wait(min(1.0, self._limit_s / 10)):
+            if time.monotonic() - self._seen > self._limit_s:
+                print(
+                    f"error: process {jax.process_index()} of {jax.process_count()}: nothing ended for "
+                    f"{self._limit_s:g} s; another process hangs, or --stuck_after_s is too short",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(1)

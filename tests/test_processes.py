@@ -40,9 +40,9 @@ def free_port():
 def start(shell_environment, marimba):
     """start(workdir, ...) begins train.py, or another script, in `count` processes of `devices` devices each."""
 
-    def begin(workdir, steps=STEPS, count=1, devices=1, script="train.py"):
+    def begin(workdir, steps=STEPS, count=1, devices=1, script="train.py", more=()):
         port = free_port()
-        flags = [f"--workdir={workdir}"]
+        flags = [f"--workdir={workdir}", *more]
         if script == "train.py":
             flags += [*OPTIONS, f"--config.steps={steps}", f"--config.data.store={marimba / 'store'}"]
         environment = {**shell_environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
@@ -111,14 +111,32 @@ def test_two_processes_have_the_gradient_of_one(distances, normalizations, shell
         assert_same(found, expected, TOLERANCE[case.rpartition("-")[2]])
 
 
-def test_sigterm_to_one_stops_both_and_another_device_count_goes_on(start, tmp_path):
-    steps, workdir = 400, tmp_path / "stopped"
-    both = start(workdir, steps, count=2)
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stuck"])
+@pytest.mark.heavy
+def test_the_one_that_is_left_ends_and_says_so(fault, start, tmp_path):
+    workdir = tmp_path / "left"
+    both = start(workdir, 10_000, 2, more=("--stuck_after_s=60",))
+    wait_for_rows(both, workdir)
+    both[1].send_signal(fault)
+    _, err = both[0].communicate(timeout=300)
+    both[1].kill()
+    both[1].communicate()
+    assert both[0].returncode != 0
+    assert "error: process 0 of 2: nothing ended for 60 s" in err or "UNAVAILABLE" in err or "heartbeat" in err, err
+
+
+def wait_for_rows(both, workdir):
     deadline = time.monotonic() + 200
     while not (workdir / "metrics.jsonl").exists() or len(rows(workdir)) < 3:
         assert all(process.poll() is None for process in both), [process.communicate() for process in both]
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_sigterm_to_one_stops_both_and_another_device_count_goes_on(start, tmp_path):
+    steps, workdir = 400, tmp_path / "stopped"
+    both = start(workdir, steps, count=2)
+    wait_for_rows(both, workdir)
     both[1].send_signal(signal.SIGTERM)
     (out, _), (other_out, _) = finish(both, STOPPED)
     config = configs.load(workdir / "config.json")
