@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 import data.marimba.prepare as marimba
 from configs import base
-from scav_jax import cli, evaluation, parallel, processes, training
+from scav_jax import cli, evaluation, files, parallel, processes, training
 from scav_jax import config as configs
 from scav_jax.checkpoint import Checkpoints
 from scav_jax.features.pipeline import train_iterator
+from scav_jax.features.staging import staged
 from scav_jax.features.store import Store, open_store
 from scav_jax.logs import MetricsWriter, NoWriter
 
@@ -27,7 +28,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; --
 MAX_SKIPPED = 10  # steps in a row without a finite gradient
 
 
-def train(config, workdir: Path) -> None:
+def train(config, workdir: files.AnyPath) -> None:
     """One run from its newest checkpoint, or from the start, to config.steps."""
     configs.check(config)
     mesh = parallel.make_mesh()
@@ -48,7 +49,9 @@ def train(config, workdir: Path) -> None:
         loop(config, workdir, mesh, store, data, state, checkpoints)
 
 
-def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainState, checkpoints: Checkpoints) -> None:
+def loop(
+    config, workdir: files.AnyPath, mesh, store: Store, data, state: training.TrainState, checkpoints: Checkpoints
+) -> None:
     """The steps from the newest checkpoint on: train, log, evaluate, save."""
     stop_request = processes.StopRequest()
     start = checkpoints.latest_step or 0
@@ -93,6 +96,7 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
                 say(f"step {step}: {config.data.val_split} R@1 {recalls} %")
             stop = stop_request.at(step) and not last
             if step % save_every == 0 or last or stop:
+                writer.flush()
                 checkpoints.save(step, state, data.get_state())
             bar.update()
             if stop:
@@ -104,7 +108,7 @@ def open_data(config) -> Store:
     """The config's store. The demo's is made where it is missing: it is the one that needs no download."""
     if config.data.store == marimba.STORE and not Path(marimba.STORE).exists():
         marimba.prepare()
-    store = open_store(config.data.store)
+    store = open_store(staged(config.data.store, config.data.stage))
     missing = [name for name in config.model if name not in store.ledger["modalities"]]
     if missing:
         raise configs.ConfigError(f"model: {config.data.store} has no features for {', '.join(missing)}")
@@ -125,7 +129,7 @@ def complete(config, store: Store) -> FrozenConfigDict:
     return FrozenConfigDict(config)
 
 
-def keep_config(config, workdir: Path) -> None:
+def keep_config(config, workdir: files.AnyPath) -> None:
     """Writes RUN/config.json, or refuses to resume a run that began with another config: its checkpoints are others."""
     path = workdir / "config.json"
     if not path.exists():
@@ -158,7 +162,7 @@ def main() -> None:
     except (OSError, AttributeError, KeyError, TypeError) as error:  # the file is read when its config is first used
         raise configs.ConfigError(f"--config: {' '.join(str(error).split())}") from error
     processes.start()
-    train(config, Path(cli.WORKDIR.value))
+    train(config, files.at(cli.WORKDIR.value))
 
 
 if __name__ == "__main__":

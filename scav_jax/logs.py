@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from scav_jax import files
 
 
 class MetricsWriter:
@@ -12,29 +13,28 @@ class MetricsWriter:
     A number that is not finite is written as NaN or Infinity, which Python's json reads.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
+    def __init__(self, workdir: files.AnyPath, start_step: int):
         from tensorboardX import SummaryWriter
 
-        self._path = workdir / "metrics.jsonl"
-        if self._path.exists():
-            # A line without its end is a write that a kill cut short.
-            kept = [line for line in self._path.read_text().split("\n")[:-1] if json.loads(line)["step"] <= start_step]
-            partial = self._path.with_suffix(".partial")
-            partial.write_text("".join(f"{line}\n" for line in kept))
-            partial.replace(self._path)
-        self._file = self._path.open("a")
+        path = workdir / "metrics.jsonl"
+        # A line without its end is a write that a kill cut short.
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        self._lines = files.Lines(path, [line for line in lines if json.loads(line)["step"] <= start_step])
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         row = {"step": step, **{key: float(value) for key, value in metrics.items()}}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._lines.add(json.dumps(row))
         for key, value in row.items():
             if key != "step":
                 self._tensorboard.add_scalar(key.replace("_", "/", 1) if key.startswith("eval_") else key, value, step)
 
+    def flush(self) -> None:
+        """To be called before a checkpoint is saved, so that no run resumes after rows that a kill lost."""
+        self._lines.flush()
+
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
         self._tensorboard.close()
 
 
@@ -42,6 +42,9 @@ class NoWriter:
     """In the place of the writer, in every process but the first."""
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        pass
+
+    def flush(self) -> None:
         pass
 
     def close(self) -> None:
