@@ -5,17 +5,18 @@ python eval.py --workdir=runs/marimba [--split=test --k=10,50 --compare=runs/oth
 On several hosts every one starts the same command.
 """
 
+import io
 import json
 from contextlib import closing
-from pathlib import Path
 
 import jax
 import numpy as np
 from absl import flags
 
-from scav_jax import cli, evaluation, parallel, processes, training
+from scav_jax import cli, evaluation, files, parallel, processes, training
 from scav_jax import config as configs
 from scav_jax.checkpoint import Checkpoints
+from scav_jax.features.staging import staged
 from scav_jax.features.store import open_store
 from scav_jax.metrics import ranks
 
@@ -36,7 +37,9 @@ QUERIES_SHOWN = 6
 RETRIEVED_SHOWN = 5
 
 
-def evaluate(workdir: Path, *, split: str | None = None, store_dir: str | None = None, hybrid_k=None) -> list[dict]:
+def evaluate(
+    workdir: files.AnyPath, *, split: str | None = None, store_dir: str | None = None, hybrid_k=None
+) -> list[dict]:
     """Ranks every subset's gallery in every mode and direction; writes RUN/eval and returns the rows of results."""
     config_path = workdir / "config.json"
     if not config_path.is_file():
@@ -47,7 +50,7 @@ def evaluate(workdir: Path, *, split: str | None = None, store_dir: str | None =
             raise ValueError(f"{workdir}: expected a checkpoint, found none; has train.py reached its first save?")
         mesh = parallel.make_mesh()
         state, _ = checkpoints.restore(parallel.replicated_shapes(jax.eval_shape(lambda: training.init(config)), mesh))
-    store = open_store(store_dir or config.data.store)
+    store = open_store(staged(store_dir or config.data.store, config.data.get("stage", "")))
     evaluation.check_store(config, store)
     split = split or config.data.test_split
     facts = store.facts(split)
@@ -61,22 +64,21 @@ def evaluate(workdir: Path, *, split: str | None = None, store_dir: str | None =
         return results
 
     folder = workdir / "eval"
-    folder.mkdir(exist_ok=True)
     # Gone first and back last, whole: the file says that all of the folder belongs together.
     (folder / "metrics.json").unlink(missing_ok=True)
     write_ranks(folder / "ranks.npz", rankings, facts)
     shown = {"media": store.ledger["media"], "queries": shown_queries(rankings, facts)}
-    (folder / "retrieved.json").write_text(json.dumps(shown, indent=1))
-    partial = folder / "metrics.partial"
-    partial.write_text(json.dumps({"protocol": protocol, "results": results}, indent=1))
-    partial.replace(folder / "metrics.json")
+    files.write_whole(folder / "retrieved.json", json.dumps(shown, indent=1))
+    files.write_whole(folder / "metrics.json", json.dumps({"protocol": protocol, "results": results}, indent=1))
     return results
 
 
-def write_ranks(path: Path, rankings: list[evaluation.Ranking], facts) -> None:
+def write_ranks(path: files.AnyPath, rankings: list[evaluation.Ranking], facts) -> None:
     """Every query's rank, for intervals over seeds and paired comparisons: one array a ranking, named by its key."""
     arrays = {json.dumps(ranking.key()): ranks(ranking.distances) for ranking in rankings}
-    np.savez(path, ids=facts.ids, groups=facts.groups, subsets=facts.subsets, **arrays)
+    content = io.BytesIO()
+    np.savez(content, ids=facts.ids, groups=facts.groups, subsets=facts.subsets, **arrays)
+    files.write_whole(path, content.getvalue())
 
 
 def shown_queries(rankings: list[evaluation.Ranking], facts) -> list[dict]:
@@ -110,18 +112,18 @@ def main() -> None:
     from scav_jax.report import write_report
     from scav_jax.results import summary_rows, terminal_table
 
-    workdir = Path(cli.WORKDIR.value)
-    summary_rows([Path(run) for run in COMPARE.value])  # an unevaluated one is an error now, not after the work
+    workdir, compared = files.at(cli.WORKDIR.value), [files.at(run) for run in COMPARE.value]
+    summary_rows(compared)  # an unevaluated one is an error now, not after the work
     hybrid_k = tuple(int(k) for k in HYBRID_K.value) if HYBRID_K.value else None
     processes.start()
     evaluate(workdir, split=SPLIT.value, store_dir=STORE.value, hybrid_k=hybrid_k)
     if not processes.is_first():
         return
-    runs = [workdir, *map(Path, COMPARE.value)]
+    runs = [workdir, *compared]
     print(terminal_table(summary_rows(runs)))
     if REPORT.value:
         write_report(runs, workdir / "eval" / "report.html", title=f"Retrieval with {workdir.name}")
-        print(f"report: {(workdir / 'eval' / 'report.html').resolve()}")
+        print(f"report: {files.absolute(workdir / 'eval' / 'report.html')}")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 import data.marimba.prepare as marimba
 from configs import base
-from scav_jax import cli, evaluation, parallel, plan_report, processes, training
+from scav_jax import cli, evaluation, files, parallel, plan_report, processes, training
 from scav_jax import config as configs
 from scav_jax import plan as plans
 from scav_jax.checkpoint import Checkpoints
 from scav_jax.features.pipeline import train_iterator
+from scav_jax.features.staging import staged
 from scav_jax.features.store import Store, open_store
 from scav_jax.logs import MetricsWriter, NoWriter
 from scav_jax.timing import StepClock
@@ -33,7 +34,7 @@ CLIP_S = flags.DEFINE_float("clip_s", 10.0, "With --plan, where the store is sti
 MAX_SKIPPED = 10  # steps in a row without a finite gradient
 
 
-def train(config, workdir: Path) -> None:
+def train(config, workdir: files.AnyPath) -> None:
     """One run from its newest checkpoint, or from the start, to config.steps."""
     configs.check(config)
     mesh = parallel.make_mesh()
@@ -54,7 +55,9 @@ def train(config, workdir: Path) -> None:
         loop(config, workdir, mesh, store, data, state, checkpoints)
 
 
-def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainState, checkpoints: Checkpoints) -> None:
+def loop(
+    config, workdir: files.AnyPath, mesh, store: Store, data, state: training.TrainState, checkpoints: Checkpoints
+) -> None:
     """The steps from the newest checkpoint on: train, log, evaluate, save."""
     stop_request = processes.StopRequest()
     start = checkpoints.latest_step or 0
@@ -106,6 +109,7 @@ def loop(config, workdir: Path, mesh, store: Store, data, state: training.TrainS
             stop = stop_request.at(step) and not last
             if step % save_every == 0 or last or stop:
                 with clock.aside(state):
+                    writer.flush()
                     checkpoints.save(step, state, data.get_state())
             watchdog.alive()
             bar.update()
@@ -120,7 +124,7 @@ def plan(config) -> str:
     target = plans.target(TOPOLOGY.value)
     mesh = parallel.make_mesh(target.devices)
     configs.check_devices(config, mesh.size)
-    store = open_store(config.data.store) if Path(config.data.store).exists() else None
+    store = open_store(staged(config.data.store, config.data.stage)) if files.at(config.data.store).exists() else None
     config = complete(config, store) if store else config
     lengths = plans.lengths(config, store, CLIP_S.value)
     return plan_report.report(plans.Programs(config, lengths, mesh, target.backend), target)
@@ -130,7 +134,7 @@ def open_data(config) -> Store:
     """The config's store. The demo's is made where it is missing: it is the one that needs no download."""
     if config.data.store == marimba.STORE and not Path(marimba.STORE).exists():
         marimba.prepare()
-    store = open_store(config.data.store)
+    store = open_store(staged(config.data.store, config.data.stage))
     missing = [name for name in config.model if name not in store.ledger["modalities"]]
     if missing:
         raise configs.ConfigError(f"model: {config.data.store} has no features for {', '.join(missing)}")
@@ -151,7 +155,7 @@ def complete(config, store: Store) -> FrozenConfigDict:
     return FrozenConfigDict(config)
 
 
-def keep_config(config, workdir: Path) -> None:
+def keep_config(config, workdir: files.AnyPath) -> None:
     """Writes RUN/config.json, or refuses to resume a run that began with another config: its checkpoints are others."""
     path = workdir / "config.json"
     if not path.exists():
@@ -187,7 +191,7 @@ def main() -> None:
         print(plan(config))
         return
     processes.start()
-    train(config, Path(cli.WORKDIR.value))
+    train(config, files.at(cli.WORKDIR.value))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Checkpoints by Orbax: train state and data position, whole or not at all, the newest restored."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
+
+from scav_jax import files
 
 
 class Checkpoints:
@@ -14,9 +15,9 @@ class Checkpoints:
     keep: how many of the newest stay. read_only: for a run that another process may be writing.
     """
 
-    def __init__(self, workdir: Path, keep: int, *, read_only: bool = False):
+    def __init__(self, workdir: files.AnyPath, keep: int, *, read_only: bool = False):
         self._checkpointer = ocp.training.Checkpointer(
-            (workdir / "checkpoints").absolute(),
+            files.absolute(workdir / "checkpoints"),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=not read_only,

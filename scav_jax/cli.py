@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from scav_jax import files
 from scav_jax.config import ConfigError
 from scav_jax.features.checks import FeatureError
 from scav_jax.features.media import MediaError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, metrics, checkpoints, evaluation.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://bucket/run.")
 USAGE, BAD_DATA = 2, 1
 
 
@@ -39,6 +40,10 @@ def run(main: Callable[[], None], unknown_key: Callable[[str], str] = lambda _: 
             fail(str(error), USAGE)
         except (FeatureError, MediaError, ValueError, OSError, ImportError) as error:
             fail(str(error), BAD_DATA)
+        except Exception as error:
+            if not files.is_bucket_error(error):
+                raise
+            fail(f"the bucket: {_first_line(error)}", BAD_DATA)
 
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, flags_parser=parse)

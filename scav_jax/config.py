@@ -2,12 +2,11 @@
 
 import difflib
 import json
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from scav_jax import distances
+from scav_jax import distances, files
 from scav_jax.losses import check_normalization
 from scav_jax.models.encoder import check_config
 
@@ -15,6 +14,7 @@ METHODS = ("cav", "scav")
 PAIRS = (("visual", "audio"),)
 # Our choice, after CLIP: a learned temperature stays where a softmax over distances means something.
 TEMPERATURE_RANGE = (0.01, 10.0)
+PLACES = ("data.stage",)  # where copies lie on this machine: nothing of the run itself
 
 
 class ConfigError(ValueError):
@@ -43,6 +43,8 @@ def check(config: Any) -> None:
         raise ConfigError(f"micro_batch_size: expected 0 or a divisor of batch_size = {config.batch_size}, got {micro}")
     if not all(isinstance(k, int) and k > 0 for k in config.eval.hybrid_k):
         raise ConfigError(f"eval.hybrid_k: expected whole numbers above 0, got {config.eval.hybrid_k}")
+    if "://" in config.data.stage:
+        raise ConfigError(f"data.stage: expected a local folder, got {config.data.stage}")
     _check_choice("method", config.method, METHODS)
     _check_choice("distance.name", config.distance.name, tuple(distances.DISTANCES))
     try:
@@ -105,22 +107,19 @@ def every_steps(config: Any, fraction: float) -> int:
     return max(1, round(fraction * config.steps))
 
 
-def save(config: Any, path: Path) -> None:
+def save(config: Any, path: files.AnyPath) -> None:
     """Writes the config as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
-    partial.replace(path)
+    files.write_whole(path, json.dumps(config.to_dict(), indent=1) + "\n")
 
 
-def load(path: Path) -> FrozenConfigDict:
+def load(path: files.AnyPath) -> FrozenConfigDict:
     return FrozenConfigDict(json.loads(path.read_text()))
 
 
 def differences(kept: Any, given: Any) -> list[str]:
-    """ "key: kept -> given" for every leaf in which two configs differ."""
+    """ "key: kept -> given" for every leaf in which two configs differ, but those that only this machine knows."""
     before, after = _leaves(kept), _leaves(given)
-    keys = sorted({*before, *after})
+    keys = sorted({*before, *after} - {*PLACES})
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 

@@ -1,47 +1,66 @@
 """A run's numbers: RUN/metrics.jsonl, one JSON object a line, and the same for TensorBoard in RUN/tensorboard."""
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from scav_jax import files
 
 
 class MetricsWriter:
     """Appends rows; on resume it first drops the rows of steps that are about to be done again.
 
+    In a bucket both are there as of the last `flush`, metrics.jsonl of 30 s ago at most (see files.Lines).
     A number that is not finite is written as NaN or Infinity, which Python's json reads.
     """
 
-    def __init__(self, workdir: Path, start_step: int):
+    def __init__(self, workdir: files.AnyPath, start_step: int):
         from tensorboardX import SummaryWriter
 
-        self._path = workdir / "metrics.jsonl"
-        if self._path.exists():
-            # A line without its end is a write that a kill cut short.
-            kept = [line for line in self._path.read_text().split("\n")[:-1] if json.loads(line)["step"] <= start_step]
-            partial = self._path.with_suffix(".partial")
-            partial.write_text("".join(f"{line}\n" for line in kept))
-            partial.replace(self._path)
-        self._file = self._path.open("a")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        path = workdir / "metrics.jsonl"
+        # A line without its end is a write that a kill cut short.
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        self._lines = files.Lines(path, [line for line in lines if json.loads(line)["step"] <= start_step])
+        self._events = workdir / "tensorboard"
+        # TensorBoard's writer appends. Its own way into a bucket hangs the run once an upload fails.
+        self._local = tempfile.TemporaryDirectory() if files.in_bucket(workdir) else None
+        folder = self._local.name if self._local else str(self._events)
+        self._tensorboard = SummaryWriter(folder, purge_step=start_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         row = {"step": step, **{key: float(value) for key, value in metrics.items()}}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._lines.add(json.dumps(row))
         for key, value in row.items():
             if key != "step":
                 self._tensorboard.add_scalar(key.replace("_", "/", 1) if key.startswith("eval_") else key, value, step)
 
+    def flush(self) -> None:
+        """To be called before a checkpoint is saved, so that no run resumes after rows that a kill lost."""
+        self._lines.flush()
+        self._tensorboard.flush()
+        self._upload_events()
+
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
         self._tensorboard.close()
+        self._upload_events()
+        if self._local:
+            self._local.cleanup()
+
+    def _upload_events(self) -> None:
+        for file in Path(self._local.name).iterdir() if self._local else ():
+            files.write_whole(self._events / file.name, file.read_bytes())
 
 
 class NoWriter:
     """In the place of the writer, in every process but the first."""
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        pass
+
+    def flush(self) -> None:
         pass
 
     def close(self) -> None:

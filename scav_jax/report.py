@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from scav_jax import files
 from scav_jax.film import clip_picture, clip_sheet
 from scav_jax.plots import LINE_STYLES, Curve, colour, curves_svg
 from scav_jax.results import (
@@ -49,12 +50,12 @@ COMPARABLE = ("dataset", "split", "gallery_size", "ids_sha256", "tie_rule")
 
 
 def write_report(
-    runs: Sequence[Path],
-    out: Path,
+    runs: Sequence[files.AnyPath],
+    out: files.AnyPath,
     *,
     title: str = "Audio-visual retrieval",
     pooled: Intervals | None = None,
-    summary: Path | None = None,
+    summary: files.AnyPath | None = None,
     note: str | None = None,
 ) -> None:
     """Run folders -> one HTML page at `out`; what a run lacks is left out and the page says so.
@@ -72,7 +73,7 @@ def write_report(
     raw_rows = [row for run in loaded for row in run_rows(run)]
     rows = sorted(raw_rows if pooled is None else pool_seeds(raw_rows, pooled), key=sort_key)
     if summary is not None:
-        summary.write_text(json.dumps({"rows": raw_rows}, indent=1) + "\n")
+        files.write_whole(summary, json.dumps({"rows": raw_rows}, indent=1) + "\n")
 
     queries, query_note = _queries(loaded if pooled is None else _one_run_a_method(loaded))
     environment = Environment(
@@ -82,23 +83,22 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    out.write_text(
-        environment.get_template("report.html").render(
-            title=title,
-            note=note,
-            runs=loaded,
-            warnings=_warnings(loaded),
-            headlines=_headlines(rows),
-            tables=_tables(rows),
-            bars=_bars(rows),
-            curves=[Markup(svg) for svg in _training_curves(loaded, name_runs=pooled is None)],
-            queries=queries,
-            query_note=query_note,
-            protocols=_compared([run.protocol for run in loaded], skip=("subsets",)),
-            config_changes=[line for line in _compared([run.config for run in loaded]) if not line["same"]],
-            configs=_compared([run.config for run in loaded]),
-        )
+    page = environment.get_template("report.html").render(
+        title=title,
+        note=note,
+        runs=loaded,
+        warnings=_warnings(loaded),
+        headlines=_headlines(rows),
+        tables=_tables(rows),
+        bars=_bars(rows),
+        curves=[Markup(svg) for svg in _training_curves(loaded, name_runs=pooled is None)],
+        queries=queries,
+        query_note=query_note,
+        protocols=_compared([run.protocol for run in loaded], skip=("subsets",)),
+        config_changes=[line for line in _compared([run.config for run in loaded]) if not line["same"]],
+        configs=_compared([run.config for run in loaded]),
     )
+    files.write_whole(out, page)
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:
@@ -348,22 +348,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m scav_jax.report", description=__doc__.splitlines()[0])
-    parser.add_argument("paths", nargs="+", type=Path, help="run folders; or the word clip, then media files")
-    parser.add_argument("--out", type=Path, required=True, help="the HTML page, or the PNG of the clips")
+    parser.add_argument("paths", nargs="+", help="run folders; or the word clip, then media files")
+    parser.add_argument("--out", required=True, help="the HTML page, or the PNG of the clips")
     parser.add_argument("--title", default="Audio-visual retrieval")
     parser.add_argument("--note", help="a paragraph under the title")
     parser.add_argument("--pool-seeds", action="store_true", help="show the mean over the seeds of each method")
     options = parser.parse_args(arguments)
-    clips = options.paths[1:] if str(options.paths[0]) == "clip" else None
+    clips = options.paths[1:] if options.paths[0] == "clip" else None
     if clips == []:
         parser.error("clip: expected at least one media file, got none")
     try:
         if clips is not None:
-            options.out.write_bytes(clip_sheet(clips))
+            files.write_whole(files.at(options.out), clip_sheet([Path(clip) for clip in clips]))
         else:
             pooled: Intervals | None = {} if options.pool_seeds else None
-            write_report(options.paths, options.out, title=options.title, pooled=pooled, note=options.note)
-    except (ValueError, MediaError) as error:
+            runs = [files.at(path) for path in options.paths]
+            write_report(runs, files.at(options.out), title=options.title, pooled=pooled, note=options.note)
+    except (ValueError, MediaError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(options.out)

@@ -7,8 +7,9 @@ nothing without: "method", "trained_with", "seed", "run", "gallery_size", "group
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from scav_jax import files
 
 Row = dict[str, Any]
 # method, trained_with, mode, distance, direction, subset, k
@@ -27,7 +28,7 @@ class Run:
     """What a run folder holds; config, history and retrieved are empty where their file is missing."""
 
     name: str
-    path: Path
+    path: files.AnyPath
     protocol: dict[str, Any]
     results: list[Row]
     config: dict[str, Any]
@@ -35,7 +36,7 @@ class Run:
     retrieved: dict[str, Any]
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: files.AnyPath) -> Run:
     """A run folder that eval.py has been through. Raises ValueError naming the file that is missing or malformed."""
     metrics_path = path / "eval" / "metrics.json"
     if not metrics_path.is_file():
@@ -58,7 +59,7 @@ def load_run(path: Path) -> Run:
         if missing := QUERY_FIELDS - query.keys():
             raise ValueError(f"{retrieved_path}: queries[{position}] lacks {sorted(missing)}")
     return Run(
-        name=path.resolve().name,
+        name=files.absolute(path).name,
         path=path,
         protocol=metrics["protocol"],
         results=metrics["results"],
@@ -68,7 +69,7 @@ def load_run(path: Path) -> Run:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: files.AnyPath) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -78,7 +79,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_history(path: Path) -> list[Row]:
+def _read_history(path: files.AnyPath) -> list[Row]:
     """The rows of metrics.jsonl in order; a last line without its end is a write that a stop cut short."""
     if not path.is_file():
         return []
@@ -109,7 +110,7 @@ def _subset_facts(protocol: Mapping[str, Any], subset: str) -> Row:
     }
 
 
-def summary_rows(runs: Sequence[Path]) -> list[Row]:
+def summary_rows(runs: Sequence[files.AnyPath]) -> list[Row]:
     """Every result of every run folder as one flat row, in the order of the runs: the rows of summary.json."""
     return [row for path in runs for row in run_rows(load_run(path))]
 

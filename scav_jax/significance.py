@@ -1,13 +1,14 @@
 """Intervals of R@1 and of its differences, over groups of related clips and over seeds, from the ranks of eval.py."""
 
+import io
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from scav_jax.files import AnyPath
 from scav_jax.metrics import bootstrap_interval
 from scav_jax.results import DIRECTION_NAMES, Intervals, Key
 
@@ -19,13 +20,13 @@ class Hits(NamedTuple):
     groups: np.ndarray
 
 
-def load_hits(runs: Sequence[Path]) -> dict[Key, Hits]:
+def load_hits(runs: Sequence[AnyPath]) -> dict[Key, Hits]:
     """Every ranking of the runs' RUN/eval/ranks.npz, the seeds of a method stacked."""
     found: dict[Key, list[np.ndarray]] = {}
     groups: dict[Key, np.ndarray] = {}
     for run in runs:
         protocol = json.loads((run / "eval" / "metrics.json").read_text())["protocol"]
-        with np.load(run / "eval" / "ranks.npz") as stored:
+        with np.load(io.BytesIO((run / "eval" / "ranks.npz").read_bytes())) as stored:
             labels = np.where(stored["groups"] == "", stored["ids"], stored["groups"])
             for name in sorted(set(stored.files) - {"ids", "groups", "subsets"}):
                 ranking = json.loads(name)

@@ -21,6 +21,7 @@ import numpy as np
 from scav_jax.features.checks import FeatureError
 from scav_jax.features.clips import Clip, ids_sha256, read_clips, write_clips
 from scav_jax.features.plan import FORMAT, Plan, plan_store
+from scav_jax.files import AnyPath
 
 LEDGER = "ledger.json"
 CLIPS = "clips.csv"
@@ -150,14 +151,7 @@ def open_store(store_dir: str | Path) -> Store:
     from scav_jax.features import tfds_builder
 
     path = Path(store_dir)
-    if not (path / LEDGER).is_file():
-        raise FeatureError([f"{path}: expected a store with a {LEDGER}, found none"])
-    try:
-        ledger = json.loads((path / LEDGER).read_text())
-    except ValueError as error:
-        raise FeatureError([f"{path / LEDGER}: expected JSON: {error}"]) from error
-    if ledger.get("format") != FORMAT:
-        raise FeatureError([f"{path / LEDGER}: expected format {FORMAT}, got {ledger.get('format')}"])
+    ledger = read_ledger(path)
     sizes = _sizes(path)
     problems = [
         f"{path / name}: expected {size} bytes, got {sizes.get(name, 'no file')}"
@@ -172,6 +166,19 @@ def open_store(store_dir: str | Path) -> Store:
     builder = tfds_builder.read(path)
     _check_ledger(path, ledger, clips, builder)
     return Store(path, ledger, clips, builder)
+
+
+def read_ledger(path: AnyPath) -> dict[str, Any]:
+    """The ledger of the store there, local or not. FeatureError: there is none, or of another format."""
+    if not (path / LEDGER).is_file():
+        raise FeatureError([f"{path}: expected a store with a {LEDGER}, found none"])
+    try:
+        ledger = json.loads((path / LEDGER).read_text())
+    except ValueError as error:
+        raise FeatureError([f"{path / LEDGER}: expected JSON: {error}"]) from error
+    if ledger.get("format") != FORMAT:
+        raise FeatureError([f"{path / LEDGER}: expected format {FORMAT}, got {ledger.get('format')}"])
+    return ledger
 
 
 def _check_ledger(path: Path, ledger: dict[str, Any], clips: dict[str, list[Clip]], builder: Any) -> None:
