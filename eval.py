@@ -7,6 +7,7 @@ On several hosts every one starts the same command.
 
 import io
 import json
+import sys
 from contextlib import closing
 
 import jax
@@ -16,8 +17,7 @@ from absl import flags
 from scav_jax import cli, evaluation, files, parallel, processes, training
 from scav_jax import config as configs
 from scav_jax.checkpoint import Checkpoints
-from scav_jax.features.staging import staged
-from scav_jax.features.store import open_store
+from scav_jax.features.staging import open_staged
 from scav_jax.metrics import ranks
 
 SPLIT = flags.DEFINE_string("split", None, "Split to search in (default: the config's data.test_split).")
@@ -50,9 +50,9 @@ def evaluate(
             raise ValueError(f"{workdir}: expected a checkpoint, found none; has train.py reached its first save?")
         mesh = parallel.make_mesh()
         state, _ = checkpoints.restore(parallel.replicated_shapes(jax.eval_shape(lambda: training.init(config)), mesh))
-    store = open_store(staged(store_dir or config.data.store, config.data.get("stage", "")))
-    evaluation.check_store(config, store)
     split = split or config.data.test_split
+    store = open_staged(store_dir or config.data.store, config.data.get("stage", ""), {split: [range(sys.maxsize)]})
+    evaluation.check_store(config, store)
     facts = store.facts(split)
 
     encoder = evaluation.make_encoder(config, mesh)

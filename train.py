@@ -6,11 +6,12 @@ python train.py --config=configs/base.py --plan [--topology=v5e:16x16]: what tha
 On several hosts every one starts the same command. SIGTERM saves a checkpoint and exits with 75: start it again.
 """
 
+import sys
+import zlib
 from contextlib import closing
 from pathlib import Path
 
 import jax
-import numpy as np
 from absl import flags
 from ml_collections import FrozenConfigDict, config_flags
 from tqdm import tqdm
@@ -20,10 +21,10 @@ from configs import base
 from scav_jax import cli, evaluation, files, parallel, plan_report, processes, training
 from scav_jax import config as configs
 from scav_jax import plan as plans
+from scav_jax.batches import Batches, own_clips, resident_bytes
 from scav_jax.checkpoint import Checkpoints
-from scav_jax.features.pipeline import train_iterator
-from scav_jax.features.staging import staged
-from scav_jax.features.store import Store, open_store
+from scav_jax.features.staging import open_staged
+from scav_jax.features.store import Store, read_ledger
 from scav_jax.logs import MetricsWriter, NoWriter
 from scav_jax.timing import StepClock
 
@@ -39,44 +40,35 @@ def train(config, workdir: files.AnyPath) -> None:
     configs.check(config)
     mesh = parallel.make_mesh()
     configs.check_devices(config, mesh.size)
-    store = open_data(config)
-    config = complete(config, store)
-    data = train_iterator(
-        store,
-        config.data.train_split,
-        config.batch_size,
-        config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    store = open_data(config, mesh)
+    config = complete(config, store.ledger)
+    batches = Batches(config, store, mesh)
     state = parallel.replicate(jax.jit(lambda: training.init(config))(), mesh)
     keep_config(config, workdir)
     with closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints:
-        loop(config, workdir, mesh, store, data, state, checkpoints)
+        loop(config, workdir, mesh, store, batches, state, checkpoints)
 
 
-def loop(
-    config, workdir: files.AnyPath, mesh, store: Store, data, state: training.TrainState, checkpoints: Checkpoints
-) -> None:
+def loop(config, workdir: files.AnyPath, mesh, store: Store, batches: Batches, state, checkpoints: Checkpoints) -> None:
     """The steps from the newest checkpoint on: train, log, evaluate, save."""
     stop_request = processes.StopRequest()
     start = checkpoints.latest_step or 0
     if start:
         state, position = checkpoints.restore(state)
-        data.set_state(position)
+        batches.set_state(position)
         print(f"resuming {workdir} at step {start}", flush=True)
     if start >= config.steps:
         print(f"{workdir} is complete at step {start}", flush=True)
         return
 
     encoder = evaluation.make_encoder(config, mesh)
-    position = data.get_state()
-    example = parallel.spread(_features(next(data)), mesh)
-    data.set_state(position)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
-    print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; compiling", flush=True)
-    step_fn = training.make_step(config, mesh).lower(state, example).compile()
-    programs = plans.Programs(config, plans.lengths(config, store), mesh, jax.default_backend())
+    features = f"features on each device: {batches.resident_bytes / 2**20:.0f} MiB"
+    features = features if batches.resident_bytes else "features streamed"
+    print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; {features}; compiling", flush=True)
+    programs = plans.Programs(config, plans.lengths(config, store.ledger), mesh, jax.default_backend())
+    step_fn = programs.step(config.batch_size).compile()
+    train_ids = store.facts(config.data.train_split).ids
     clock = StepClock(programs, split=config.log_time_split)
     save_every = configs.every_steps(config, config.checkpoint.every_fraction)
     eval_every = configs.every_steps(config, config.eval.every_fraction)
@@ -89,14 +81,13 @@ def loop(
         say = bar.write if first else lambda _: None
         for step in range(start + 1, config.steps + 1):
             with clock.input():
-                batch = next(data)
-                features = parallel.spread(_features(batch), mesh)
-            state, metrics = step_fn(state, features)
+                positions, batch = next(batches)
+            state, metrics = step_fn(state, batch)
             last = step == config.steps
             if step % config.log_every_steps == 0 or step == 1 or last:
-                _stop_if_diverged(state, batch, store, config)
-                metrics = jax.device_get(metrics)
-                writer.write(step, {**metrics, **clock.row()})
+                _stop_if_diverged(state, train_ids[positions])
+                metrics, order = jax.device_get(metrics), train_ids[parallel.gather(parallel.spread(positions, mesh))]
+                writer.write(step, {**metrics, "ids_crc32": zlib.crc32("\n".join(order).encode()), **clock.row()})
                 bar.set_postfix_str(f"loss {float(metrics['loss']):.3f}", refresh=False)
             if step % eval_every == 0 or last:
                 with clock.aside(state):
@@ -110,7 +101,7 @@ def loop(
             if step % save_every == 0 or last or stop:
                 with clock.aside(state):
                     writer.flush()
-                    checkpoints.save(step, state, data.get_state())
+                    checkpoints.save(step, state, batches.get_state())
             watchdog.alive()
             bar.update()
             if stop:
@@ -124,33 +115,43 @@ def plan(config) -> str:
     target = plans.target(TOPOLOGY.value)
     mesh = parallel.make_mesh(target.devices)
     configs.check_devices(config, mesh.size)
-    store = open_store(staged(config.data.store, config.data.stage)) if files.at(config.data.store).exists() else None
-    config = complete(config, store) if store else config
-    lengths = plans.lengths(config, store, CLIP_S.value)
-    return plan_report.report(plans.Programs(config, lengths, mesh, target.backend), target)
+    store = files.at(config.data.store)
+    ledger = read_ledger(store) if store.exists() else None
+    if ledger:
+        check_ledger(config, ledger)
+        config = complete(config, ledger)
+    programs = plans.Programs(config, plans.lengths(config, ledger, CLIP_S.value), mesh, target.backend)
+    return plan_report.report(programs, target, resident_bytes(config, ledger, mesh.size) if ledger else 0)
 
 
-def open_data(config) -> Store:
+def open_data(config, mesh) -> Store:
     """The config's store. The demo's is made where it is missing: it is the one that needs no download."""
     if config.data.store == marimba.STORE and not Path(marimba.STORE).exists():
         marimba.prepare()
-    store = open_store(staged(config.data.store, config.data.stage))
-    missing = [name for name in config.model if name not in store.ledger["modalities"]]
+    section = config.data
+    ledger = read_ledger(files.at(section.store))
+    check_ledger(config, ledger)
+    needed = {section.val_split: [range(sys.maxsize)], section.train_split: own_clips(config, ledger, mesh)}
+    return open_staged(section.store, section.stage, needed)
+
+
+def check_ledger(config, ledger) -> None:
+    """Raises ConfigError where the store lacks what the config asks for."""
+    missing = [name for name in config.model if name not in ledger["modalities"]]
     if missing:
         raise configs.ConfigError(f"model: {config.data.store} has no features for {', '.join(missing)}")
     for key in ("train_split", "val_split"):
-        if config.data[key] not in store.ledger["splits"]:
-            splits = ", ".join(store.ledger["splits"])
+        if config.data[key] not in ledger["splits"]:
+            splits = ", ".join(ledger["splits"])
             raise configs.ConfigError(f"data.{key}: expected one of {splits}, got {config.data[key]!r}")
-    return store
 
 
-def complete(config, store: Store) -> FrozenConfigDict:
+def complete(config, ledger) -> FrozenConfigDict:
     """The config with what only the store knows: the features' widths and rates, which clips there are to train on."""
     config = config.copy_and_resolve_references()
-    config.data.train_ids_sha256 = store.ledger["ids_sha256"][config.data.train_split]
+    config.data.train_ids_sha256 = ledger["ids_sha256"][config.data.train_split]
     for name, tower in config.model.items():
-        entry = store.ledger["modalities"][name]
+        entry = ledger["modalities"][name]
         tower.feature_width, tower.rate_hz = entry["width"], float(entry["rate_hz"])
     return FrozenConfigDict(config)
 
@@ -165,14 +166,9 @@ def keep_config(config, workdir: files.AnyPath) -> None:
         raise configs.ConfigError(f"{workdir} was begun with another config ({'; '.join(changed)}); use a new workdir")
 
 
-def _features(batch: dict) -> dict:
-    return {key: value for key, value in batch.items() if key != "index"}
-
-
-def _stop_if_diverged(state, batch, store, config) -> None:
+def _stop_if_diverged(state, clips) -> None:
     if int(state.skipped) < MAX_SKIPPED:
         return
-    clips = store.facts(config.data.train_split).ids[np.asarray(batch["index"])]
     raise ValueError(
         f"the gradient was not finite for {int(state.skipped)} steps in a row, last at step {int(state.step)} with "
         f"clips {', '.join(clips[:5])}, ...; lower the learning rate or look at these clips"

@@ -101,6 +101,8 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(dict(store="data/marimba/store", train_split="train", val_split="val", test_split="test"))
     config.data.stage = ""  # local folder for a copy of the store; "": of one in a bucket, in the user's cache
+    config.data.slices = 1  # of the train split; see docs/scaling.md
+    config.data.resident_gib = 1.0  # of each device's memory that the train split's features may take; 0 streams them
     config.data.train_ids_sha256 = ""  # filled by train.py, so that a run never goes on with other clips
     config.eval = ConfigDict(dict(every_fraction=0.2, batch_size=64, hybrid_k=(10, 50)))
     config.checkpoint = ConfigDict(dict(every_fraction=0.1, keep=2))

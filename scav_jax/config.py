@@ -14,7 +14,8 @@ METHODS = ("cav", "scav")
 PAIRS = (("visual", "audio"),)
 # Our choice, after CLIP: a learned temperature stays where a softmax over distances means something.
 TEMPERATURE_RANGE = (0.01, 10.0)
-PLACES = ("data.stage",)  # where copies lie on this machine: nothing of the run itself
+# Where this machine keeps copies: nothing of the run itself.
+PLACES = ("data.stage", "data.resident_gib")
 
 
 class ConfigError(ValueError):
@@ -34,13 +35,15 @@ def recipe(config: Any) -> Any:
 def check(config: Any) -> None:
     """Raises ConfigError at the first key whose value cannot be run; needs neither data nor device."""
     counts = {"steps": 2, "batch_size": 2, "log_every_steps": 1, "eval.batch_size": 1, "checkpoint.keep": 1}
-    counts["distance.tile_size"] = 0
+    counts |= {"distance.tile_size": 0, "data.slices": 1, "data.resident_gib": 0}
     for key, minimum in counts.items():
         if (value := _value(config, key)) < minimum:
             raise ConfigError(f"{key}: expected at least {minimum}, got {value}")
     micro = config.micro_batch_size
     if micro < 0 or (micro and config.batch_size % micro):
         raise ConfigError(f"micro_batch_size: expected 0 or a divisor of batch_size = {config.batch_size}, got {micro}")
+    if config.batch_size % (slices := config.data.slices):
+        raise ConfigError(f"data.slices: expected a divisor of batch_size = {config.batch_size}, got {slices}")
     if not all(isinstance(k, int) and k > 0 for k in config.eval.hybrid_k):
         raise ConfigError(f"eval.hybrid_k: expected whole numbers above 0, got {config.eval.hybrid_k}")
     if "://" in config.data.stage:
@@ -88,6 +91,8 @@ def check_devices(config: Any, count: int) -> None:
     for key in ("batch_size", "micro_batch_size"):
         if config[key] % count:
             raise ConfigError(f"{key}: expected a multiple of {count}, the number of devices, got {config[key]}")
+    if (slices := config.data.slices) % count and count % slices:
+        raise ConfigError(f"data.slices: expected a divisor or a multiple of the {count} devices, got {slices}")
     if (
         count > 1
         and config.method == "scav"

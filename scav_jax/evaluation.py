@@ -79,7 +79,7 @@ def encode_split(
     size = min(config.eval.batch_size, len(store.split(split)))
     for batch in eval_batches(store, split, size + -size % mesh.size):
         features = {key: value for key, value in batch.items() if key not in ("index", "valid")}
-        encoded = parallel.gather(encoder(parameters, parallel.spread(parallel.own_part(features), mesh)))
+        encoded = parallel.gather(encoder(parameters, parallel.spread_whole(features, mesh)))
         chunks.append(jax.tree.map(lambda leaf, valid=batch["valid"]: leaf[:valid], encoded))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 

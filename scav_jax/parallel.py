@@ -26,10 +26,35 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return jax.make_mesh((count,), (CLIPS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def own_devices(mesh: Mesh) -> list[int]:
+    """Where along the axis the devices of this process stand; on a pod the neighbours of one may be another's."""
+    return [place for place, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+
+
 def spread(tree: Any, mesh: Mesh) -> Any:
-    """This process's clips (B / processes, ...), on the host, as the global batch, each device holding its own."""
+    """The clips of this process's devices (B / processes, ...), on the host, in the order of `own_devices`, as the
+    global batch, each device holding its own."""
     sharding = NamedSharding(mesh, PartitionSpec(CLIPS))
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree)
+
+
+def spread_whole(tree: Any, mesh: Mesh) -> Any:
+    """A global batch (B, ...), whole on the host of every process, each device holding its own."""
+    sharding = NamedSharding(mesh, PartitionSpec(CLIPS))
+    return jax.tree.map(lambda leaf: jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__), tree)
+
+
+def by_device(part: Callable[[int], Any], mesh: Mesh) -> Any:
+    """part(place along the axis), a tree of arrays on the host, for each device of this process, side by side."""
+    own = {place: part(place) for place in own_devices(mesh)}
+    sharding = NamedSharding(mesh, PartitionSpec(CLIPS))
+
+    def together(*leaves):
+        placed = [jax.device_put(leaf, mesh.devices.flat[place]) for place, leaf in zip(own, leaves, strict=True)]
+        shape = (mesh.size * len(leaves[0]), *leaves[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, sharding, placed)
+
+    return jax.tree.map(together, *own.values())
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -45,16 +70,6 @@ def spread_shapes(tree: Any, mesh: Mesh) -> Any:
 def replicated_shapes(tree: Any, mesh: Mesh) -> Any:
     """Of arrays like these, whole on every device."""
     return _shapes(tree, mesh, PartitionSpec())
-
-
-def own_part(tree: Any) -> Any:
-    """Of a global batch on the host, the clips of this process: what `spread` takes."""
-
-    def part(leaf):
-        size = len(leaf) // jax.process_count()
-        return leaf[jax.process_index() * size : (jax.process_index() + 1) * size]
-
-    return jax.tree.map(part, tree)
 
 
 def gather(tree: Any) -> Any:
@@ -140,7 +155,7 @@ def matrix(name: str, x: tuple, y: tuple, mesh: Mesh, **options) -> Float[np.nda
 
     own = PartitionSpec(CLIPS)
     by_all = jax.shard_map(partial(rows, axis_name=CLIPS), mesh=mesh, in_specs=(own, own), out_specs=own)
-    whole = gather(jax.jit(by_all)(*(spread(own_part(jax.tree.map(filled, side)), mesh) for side in (x, y))))
+    whole = gather(jax.jit(by_all)(*(spread_whole(jax.tree.map(filled, side), mesh) for side in (x, y))))
     return whole[: len(x[0]), : len(y[0])]
 
 

@@ -15,7 +15,6 @@ from jax.sharding import Mesh, PartitionSpec
 
 from scav_jax import parallel, training
 from scav_jax.distances import tiling
-from scav_jax.features.store import Store
 from scav_jax.operations import operations
 
 # Memory of a chip, GiB: each generation's page of cloud.google.com/tpu/docs.
@@ -79,11 +78,11 @@ def target(topology: str | None) -> Target:
     return Target(devices, "tpu", TPU_GIB[kind] * 2**30)
 
 
-def lengths(config: Any, store: Store | None, clip_s: float = 10.0) -> dict[str, Lengths]:
-    """Of the store's clips; without one, of full clips of so many seconds at the config's rates."""
-    if store is None:
+def lengths(config: Any, ledger: Mapping[str, Any] | None, clip_s: float = 10.0) -> dict[str, Lengths]:
+    """Of the clips of a store's ledger; without one, of full clips of so many seconds at the config's rates."""
+    if ledger is None:
         return {name: Lengths(round(clip_s * tower.rate_hz), False) for name, tower in config.model.items()}
-    entries = {name: store.ledger["modalities"][name] for name in config.model}
+    entries = {name: ledger["modalities"][name] for name in config.model}
     return {name: Lengths(e["max_length"], e["min_length"] != e["max_length"]) for name, e in entries.items()}
 
 

@@ -25,8 +25,10 @@ Cells = Sequence[str]
 Measure = Callable[..., Memory]  # a program's memory, with a turn of the progress bar
 
 
-def report(programs: Programs, target: Target, *, sweep: bool = True) -> str:
-    """The plan of config.batch_size and, with `sweep`, the largest batch for every distance and tile size."""
+def report(programs: Programs, target: Target, resident: int = 0, *, sweep: bool = True) -> str:
+    """The plan of config.batch_size and, with `sweep`, the largest batch for every distance and tile size.
+
+    resident: bytes of features that stay on each device."""
     config, devices = programs.config, programs.mesh.size
     with tqdm(total=3 + sweep * (2 + len(_ROWS) * len(SWEPT) * len(TILES)), desc="compiling", leave=False) as bar:
 
@@ -35,8 +37,8 @@ def report(programs: Programs, target: Target, *, sweep: bool = True) -> str:
             bar.update()
             return memory
 
-        memory = _memory(programs, target, measure)
-        largest = _largest(programs, target, measure) if sweep else []
+        memory = _memory(programs, target, resident, measure)
+        largest = _largest(programs, target, resident, measure) if sweep else []
     kind, gib = target.devices[0].device_kind, target.device_bytes / 2**30
     lines = [
         describe(config),
@@ -56,29 +58,31 @@ def report(programs: Programs, target: Target, *, sweep: bool = True) -> str:
     return "\n".join(lines)
 
 
-def _memory(programs: Programs, target: Target, measure: Measure) -> list[Cells]:
+def _memory(programs: Programs, target: Target, resident: int, measure: Measure) -> list[Cells]:
     clips, state = programs.config.batch_size, programs.state()
     step = measure(programs.step(clips))
     towers = measure(programs.towers(programs.config.micro_batch_size or clips), hasty=True)
     loss = measure(programs.loss(clips), hasty=True)
     parameters, optimizer = _bytes(state.parameters), _bytes(state.optimizer_state)
-    fits = "fits" if step.total <= USABLE * target.device_bytes else "does NOT fit"
+    total = resident + step.total
+    fits = "fits" if total <= USABLE * target.device_bytes else "does NOT fit"
     return [
         ("parameters", _mib(parameters)),
         ("optimiser state", _mib(optimizer)),
+        ("features that stay", _mib(resident)),
         ("batch", _mib(step.arguments - parameters - optimizer)),
         ("temporaries", _mib(step.temporaries)),
         ("  by themselves, towers about", _mib(towers.temporaries)),
         ("  by themselves, distances and loss about", _mib(loss.temporaries)),
         ("results and code", _mib(step.results + step.code)),
-        ("in all", _mib(step.total), f"{fits} into {USABLE:.0%} of {_mib(target.device_bytes)}"),
+        ("in all", _mib(total), f"{fits} into {USABLE:.0%} of {_mib(target.device_bytes)}"),
     ]
 
 
-def _largest(programs: Programs, target: Target, measure: Measure) -> list[Cells]:
-    """A row a distance: the state, and what towers and distances take by themselves, added up."""
+def _largest(programs: Programs, target: Target, resident: int, measure: Measure) -> list[Cells]:
+    """A row a distance: what stays from step to step, and what towers and distances take by themselves, added up."""
     config, devices = programs.config, programs.mesh.size
-    state, clip = _bytes(programs.state()), _bytes(programs.batch(devices)) / devices
+    kept, clip = resident + _bytes(programs.state()), _bytes(programs.batch(devices)) / devices
     parameters = _bytes(programs.state().parameters["towers"])
     micro = config.micro_batch_size
     sizes = (micro,) * 2 if micro else [rows * devices for rows in _ROWS[:2]]
@@ -92,7 +96,7 @@ def _largest(programs: Programs, target: Target, measure: Measure) -> list[Cells
             of_loss = np.polyfit(_ROWS, [measure(changed.loss(r * devices), hasty=True).total for r in _ROWS], 2)
 
             def total(rows, of_loss=of_loss):
-                return state + bool(micro) * clip * rows + np.polyval(of_towers, rows) + np.polyval(of_loss, rows)
+                return kept + bool(micro) * clip * rows + np.polyval(of_towers, rows) + np.polyval(of_loss, rows)
 
             row.append(f"{_most(total, USABLE * target.device_bytes) * devices:,}")
         table.append(row)

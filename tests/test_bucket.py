@@ -18,7 +18,7 @@ from test_store import RATES_HZ, write_features
 from scav_jax import config as configs
 from scav_jax import files
 from scav_jax.features.checks import FeatureError
-from scav_jax.features.staging import staged
+from scav_jax.features.staging import open_staged
 from scav_jax.features.store import build, open_store
 from scav_jax.logs import MetricsWriter
 from scav_jax.results import load_run
@@ -206,7 +206,7 @@ def test_metrics_reach_a_bucket_in_time_without_a_flush(bucket, monkeypatch):
 
 def test_a_store_in_a_bucket_is_staged_in_the_cache(store, local_store, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = staged(store)
+    folder = open_staged(store).path
     assert folder.parent == tmp_path / "scav_jax"
     assert len(open_store(folder).split("train")) == len(open_store(local_store).split("train"))
 
@@ -215,4 +215,4 @@ def test_a_missing_object_of_a_store_is_named(bucket, local_store, tmp_path):
     damaged = upload(local_store, f"{bucket}/stores/damaged")
     (damaged / "clips.csv").unlink()
     with pytest.raises(FeatureError, match=rf"{damaged}/clips\.csv: expected \d+ bytes, got no file"):
-        staged(str(damaged), str(tmp_path))
+        open_staged(str(damaged), str(tmp_path))

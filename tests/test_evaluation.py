@@ -148,7 +148,7 @@ def test_batches_and_devices_change_no_sequence_and_no_distance(marimba):
     encoded, matrices = [], []
     for batch_size, mesh in ((whole, MESH), (16, MESH), (16, parallel.make_mesh())):
         chosen.eval.batch_size = batch_size
-        ready = complete(chosen, store)
+        ready = complete(chosen, store.ledger)
         parameters = parallel.replicate(training.init(ready).parameters, mesh)
         encoder = evaluation.make_encoder(ready, mesh)
         encoded.append(evaluation.encode_split(ready, encoder, mesh, parameters, store, "val"))
@@ -182,7 +182,7 @@ def test_intervals_resample_whole_groups(grouped):
 
 def test_a_store_of_other_features_is_refused(marimba):
     store = open_store(marimba / "store")
-    evaluation.check_store(complete(base.get_config(), store), store)
+    evaluation.check_store(complete(base.get_config(), store.ledger), store)
     with pytest.raises(
         ValueError, match=r"expected (visual|audio) features of width \d+ at [\d.]+ Hz, got \d+ at [\d.]+ Hz"
     ):

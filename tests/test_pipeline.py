@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from scav_jax.features.pipeline import eval_batches, train_iterator
+from scav_jax.features.pipeline import eval_batches, train_iterator, train_order
 from scav_jax.features.store import build, open_store
 
 
@@ -28,12 +28,17 @@ def store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("ragged"), [1, 4, 2, 5, 3, 4, 2, 1, 5, 3])
 
 
+def iterator(store, batch_size, seed, **options):
+    order = train_order(store.ledger["splits"]["train"], batch_size, seed, **options)
+    return train_iterator(store, "train", order)
+
+
 def take_indices(iterator, count):
     return [next(iterator)["index"].tolist() for _ in range(count)]
 
 
 def test_padding_and_masks(store):
-    batch = next(train_iterator(store, "train", 6, seed=0))
+    batch = next(iterator(store, 6, seed=0))
     clips = store.split("train")
     assert batch["visual"].shape == (6, 5, 3)
     assert batch["visual"].dtype == np.float32
@@ -50,37 +55,27 @@ def test_padding_and_masks(store):
 
 
 def test_every_clip_once_an_epoch_in_new_order(store):
-    batches = take_indices(train_iterator(store, "train", 4, seed=1), 5)  # two epochs of ten clips
+    batches = take_indices(iterator(store, 4, seed=1), 5)  # two epochs of ten clips
     order = np.concatenate(batches).tolist()
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
     assert order[:10] != order[10:]
     assert order[:10] != list(range(10))
-    assert take_indices(train_iterator(store, "train", 4, seed=1), 5) == batches
-    assert take_indices(train_iterator(store, "train", 4, seed=2), 5) != batches
-
-
-@pytest.mark.parametrize("process_count", [2, 4])
-def test_processes_share_one_order(store, process_count):
-    alone = take_indices(train_iterator(store, "train", 8, seed=3), 4)
-    parts = [
-        take_indices(train_iterator(store, "train", 8, seed=3, process_index=index, process_count=process_count), 4)
-        for index in range(process_count)
-    ]
-    assert [np.concatenate(step).tolist() for step in zip(*parts, strict=True)] == alone
+    assert take_indices(iterator(store, 4, seed=1), 5) == batches
+    assert take_indices(iterator(store, 4, seed=2), 5) != batches
 
 
 def test_state_restores_at_every_step(store):
-    iterator = train_iterator(store, "train", 4, seed=5)
+    ahead = iterator(store, 4, seed=5)
     states, batches = [], []
     for _ in range(6):
-        states.append(json.loads(json.dumps(iterator.get_state())))
-        batches.append(next(iterator)["index"].tolist())
+        states.append(json.loads(json.dumps(ahead.get_state())))
+        batches.append(next(ahead)["index"].tolist())
     for step, state in enumerate(states):
-        restored = train_iterator(store, "train", 4, seed=5)
+        restored = iterator(store, 4, seed=5)
         restored.set_state(state)
         assert take_indices(restored, 6 - step) == batches[step:]
-    iterator.set_state(states[2])  # and back, in an iterator that has moved on
-    assert take_indices(iterator, 4) == batches[2:]
+    ahead.set_state(states[2])  # and back, in an iterator that has moved on
+    assert take_indices(ahead, 4) == batches[2:]
 
 
 def test_evaluation_is_in_order_and_padded_to_one_shape(store):
@@ -97,9 +92,9 @@ def test_equal_lengths_need_no_mask(tmp_path):
 
 
 def test_impossible_batches(store):
-    with pytest.raises(ValueError, match="expected 1 to 10, the clips of split 'train', got 12"):
-        train_iterator(store, "train", 12, seed=0)
-    with pytest.raises(ValueError, match="expected a multiple of 3 processes, got 8"):
-        train_iterator(store, "train", 8, seed=0, process_count=3)
+    with pytest.raises(ValueError, match="batch_size: expected 1 to 10, the clips of the split, got 12"):
+        iterator(store, 12, seed=0)
+    with pytest.raises(ValueError, match="batch_size: expected a multiple of 3 devices, got 8"):
+        iterator(store, 8, seed=0, devices=3)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         next(eval_batches(store, "train", 0))

@@ -11,35 +11,49 @@ from typing import Any
 import grain
 import numpy as np
 
+from scav_jax.features.slices import bounds, slices_of_device
 from scav_jax.features.store import Split, Store
 
 Batch = dict[str, Any]
 
+# Endless, in numbers that Grain can add up: its own endless repeat has as many clips as an integer holds.
+_STEPS, _DRAWS = 2**40, 2**62
 
-def train_iterator(
-    store: Store, split: str, batch_size: int, seed: int, *, process_index: int = 0, process_count: int = 1
-) -> grain.DatasetIterator:
-    """Endless batches of batch_size / process_count clips for this process, reshuffled every epoch.
 
-    The order follows from `seed` alone: the batches of all processes at a step are, put together, the global batch of a
-    single process. Every clip comes once an epoch; a batch may straddle two. Its state (get_state, set_state) is one
-    position, which restores on any worker count. ValueError: a batch that no split or process count can give.
+def train_order(
+    num_clips: int, batch_size: int, seed: int, *, slices: int = 1, own: Sequence[int] = (0,), devices: int = 1
+) -> grain.MapDataset:
+    """By step, the positions (batch_size * len(own) / devices,) of the clips that the `own` of the devices train on.
+
+    The global batch follows from `seed` and `slices` alone: its parts for all devices are, put together, the batch of a
+    single one. Each slice is shuffled by a seed of its own, and each of its clips comes once before any comes again.
+    ValueError: a batch that split, slices or devices cannot give.
     """
+    if batch_size % devices:
+        raise ValueError(f"batch_size: expected a multiple of {devices} devices, got {batch_size}")
+    if not 0 < batch_size <= num_clips:
+        raise ValueError(f"batch_size: expected 1 to {num_clips}, the clips of the split, got {batch_size}")
+    if batch_size % slices:
+        raise ValueError(f"data.slices: expected a divisor of batch_size = {batch_size}, got {slices}")
+    edges, per_slice = bounds(num_clips, slices), max(1, devices // slices)
+    size = batch_size // max(slices, devices)
+
+    def part(index: int, device: int) -> grain.MapDataset:
+        clips = grain.MapDataset.range(edges[index], edges[index + 1])
+        order = clips.seed(_slice_seed(seed, index)).shuffle().repeat(_DRAWS // len(clips))
+        return order.batch(size)[device % per_slice : per_slice * _STEPS : per_slice]
+
+    parts = [part(index, device) for device in own for index in slices_of_device(slices, device, devices)]
+    return grain.experimental.ZipMapDataset(parts).map(np.concatenate)
+
+
+def train_iterator(store: Store, split: str, order: grain.MapDataset) -> grain.DatasetIterator:
+    """Endless batches of the split's clips in this order. The state (get_state, set_state) is one position, the step,
+    which restores on any number of processes and devices."""
     clips = store.split(split)
-    if batch_size % process_count:
-        raise ValueError(f"batch_size: expected a multiple of {process_count} processes, got {batch_size}")
-    if not 0 < batch_size <= len(clips):
-        raise ValueError(f"batch_size: expected 1 to {len(clips)}, the clips of split {split!r}, got {batch_size}")
-    batches = (
-        grain.MapDataset.source(clips)
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .batch(batch_size // process_count, batch_fn=lambda examples: _collate(examples, clips))
-    )
+    batches = order.map(lambda indices: _collate([clips[index] for index in indices], clips))
     # Threads, not processes: reading is light, and a batch is one read of the prefetch buffer.
-    options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-    return iter(batches[process_index::process_count].to_iter_dataset(options))
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
 def eval_batches(store: Store, split: str, batch_size: int) -> Iterator[Batch]:
@@ -53,6 +67,10 @@ def eval_batches(store: Store, split: str, batch_size: int) -> Iterator[Batch]:
         valid = len(examples)
         examples += [examples[-1]] * (batch_size - valid)
         yield {**_collate(examples, clips), "valid": valid}
+
+
+def _slice_seed(seed: int, index: int) -> int:
+    return seed if index == 0 else int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
 def _collate(examples: Sequence[dict[str, Any]], split: Split) -> Batch:

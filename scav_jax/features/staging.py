@@ -5,37 +5,47 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from scav_jax import files
 from scav_jax.features.checks import FeatureError
-from scav_jax.features.store import LEDGER, read_ledger
+from scav_jax.features.store import LEDGER, Store, is_shard, open_store, read_ledger
 
 _CHUNK_BYTES = 2**24
 _SILENT_S = 2.0  # a shorter copy shows no progress
 
 
-def staged(store: str | Path, stage: str = "") -> Path:
-    """A local folder with the store's files: a copy below `stage`, or below the user's cache where that is "".
+# Of each split that is read, the positions of the clips that are.
+Needed = Mapping[str, Iterable[range]]
 
-    A local store without `stage` is its own. What an earlier call copied is not copied again; a file gets its name
-    only when it is as long as the ledger says, the ledger comes last, and of several processes one copies.
+
+def open_staged(store: str | Path, stage: str = "", needed: Needed | None = None) -> Store:
+    """Opens the store, from a copy below `stage`, or below the user's cache where that is "": of all its shards, or of
+    those that hold the clips needed.
+
+    A local store without `stage` is opened where it is. What an earlier call copied is not copied again; a file gets
+    its name only when it is as long as the ledger says, the ledger comes last, and of several processes one copies.
 
     FeatureError: no store there, a file missing or of another size, or a disk too small. OSError: as files.at.
     """
     source = files.at(store)
     if isinstance(source, Path) and not stage:
-        return source
+        return open_store(source)
     ledger = read_ledger(source)
     folder = _folder(source, ledger, stage)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # falls with the process that holds it
-        _copy_missing(source, folder, ledger["files"])
+        sizes = ledger["files"]
+        if needed is not None:
+            _copy_missing(source, folder, {name: size for name, size in sizes.items() if not is_shard(name)})
+            sizes = {name: sizes[name] for name in _shards(folder, needed)}
+        _copy_missing(source, folder, sizes)
         files.write_whole(folder / LEDGER, json.dumps(ledger, indent=2))
-    return folder
+    return open_store(folder, partial=needed is not None)
 
 
 def _folder(source: files.AnyPath, ledger: dict, stage: str) -> Path:
@@ -43,6 +53,18 @@ def _folder(source: files.AnyPath, ledger: dict, stage: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "scav_jax"
     digest = hashlib.sha256(f"{files.absolute(source)}\n{json.dumps(ledger, sort_keys=True)}".encode()).hexdigest()
     return (Path(stage) if stage else cache) / f"{source.name}-{digest[:16]}"
+
+
+def _shards(folder: Path, needed: Needed) -> list[str]:
+    from scav_jax.features import tfds_builder
+
+    splits = tfds_builder.read(folder).info.splits
+    return [
+        path.relative_to(folder).as_posix()
+        for split in needed.keys() & splits.keys()  # a split that there is not is for the reader to name
+        for path, clips in tfds_builder.shards(splits[split])
+        if any(clips.start < wanted.stop and wanted.start < clips.stop for wanted in needed[split])
+    ]
 
 
 def _copy_missing(source: files.AnyPath, folder: Path, sizes: dict[str, int]) -> None:

@@ -87,8 +87,10 @@ class Split:
         clip = self._clips[index]
         try:
             example = self._source[index]
-        except (RuntimeError, ValueError) as error:
-            raise FeatureError([f"{self._shard(index)}: clip {clip.id} cannot be read: {error}"]) from error
+        except (RuntimeError, ValueError, OSError) as error:
+            shard = self._shard(index)
+            what = error if shard.exists() else "this copy of the store was made without the shard"
+            raise FeatureError([f"{shard}: clip {clip.id} cannot be read: {what}"]) from error
         if example["id"].decode() != clip.id:
             raise FeatureError(
                 [f"{self._shard(index)}: expected clip {clip.id} at {index}, got {example['id'].decode()}"]
@@ -104,9 +106,10 @@ class Split:
         }
 
     def _shard(self, index: int) -> Path:
-        info = self._source.dataset_info.splits[self.name]
-        shard = int(np.searchsorted(np.cumsum(info.shard_lengths), index, side="right"))
-        return Path(info.filepaths[shard])
+        from scav_jax.features import tfds_builder
+
+        shards = tfds_builder.shards(self._source.dataset_info.splits[self.name])
+        return next(path for path, clips in shards if index in clips)
 
 
 class Store:
@@ -146,8 +149,11 @@ class Store:
         return self._clips[name]
 
 
-def open_store(store_dir: str | Path) -> Store:
-    """Opens a store after checking the ledger against its files' sizes, its clip table and the TFDS metadata."""
+def open_store(store_dir: str | Path, *, partial: bool = False) -> Store:
+    """Opens a store after checking the ledger against its files' sizes, its clip table and the TFDS metadata.
+
+    partial: shards may be missing, as from a copy of a few; who reads a clip of one gets a FeatureError.
+    """
     from scav_jax.features import tfds_builder
 
     path = Path(store_dir)
@@ -156,7 +162,7 @@ def open_store(store_dir: str | Path) -> Store:
     problems = [
         f"{path / name}: expected {size} bytes, got {sizes.get(name, 'no file')}"
         for name, size in ledger["files"].items()
-        if sizes.get(name) != size
+        if sizes.get(name) != size and not (partial and is_shard(name) and name not in sizes)
     ]
     if problems:
         raise FeatureError(problems)
@@ -166,6 +172,11 @@ def open_store(store_dir: str | Path) -> Store:
     builder = tfds_builder.read(path)
     _check_ledger(path, ledger, clips, builder)
     return Store(path, ledger, clips, builder)
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file of the ledger holds features."""
+    return ".array_record" in name
 
 
 def read_ledger(path: AnyPath) -> dict[str, Any]:

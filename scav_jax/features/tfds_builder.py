@@ -72,3 +72,10 @@ def write(
 def read(store_dir: Path) -> Any:
     """The TFDS builder of a store's files."""
     return tfds.builder_from_directory(store_dir / FOLDER)
+
+
+def shards(split_info: Any) -> list[tuple[Path, range]]:
+    """A split's shards and the positions of their clips, in order."""
+    ends = np.cumsum(split_info.shard_lengths).tolist()
+    lengths = zip(split_info.filepaths, split_info.shard_lengths, ends, strict=True)
+    return [(Path(path), range(end - length, end)) for path, length, end in lengths]
