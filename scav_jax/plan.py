@@ -19,8 +19,12 @@ from scav_jax.operations import operations
 
 # Memory of a chip, GiB: each generation's page of cloud.google.com/tpu/docs.
 TPU_GIB = {"TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
-# For sweeps over sizes: a tenth of the compiler's time, and temporaries up to a quarter too large.
-_HASTY = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
+# For sweeps over sizes. TPU: a tenth of the compiler's time, and temporaries up to a quarter too large. CPU: a quarter
+# of its time, and the same buffers.
+_HASTY = {
+    "tpu": {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0},
+    "cpu": {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
+}
 _OWN, _WHOLE = PartitionSpec(parallel.CLIPS), PartitionSpec()
 
 
@@ -107,7 +111,7 @@ class Program:
 
     def compile(self, *, hasty: bool = False) -> jax.stages.Compiled:
         """hasty: for its memory, roughly, and not for its speed."""
-        options = _HASTY if hasty and self.backend == "tpu" else None
+        options = _HASTY.get(self.backend) if hasty else None
         with tiling.compiling_for(self.backend):
             return self.function.lower(*self.arguments).compile(compiler_options=options)
 

@@ -44,9 +44,9 @@ def start() -> None:
         found = f"--coordinator={coordinator}"
     elif found := _surroundings():
         jax.distributed.initialize()
-    if found:
-        devices = f"{jax.local_device_count()} of {jax.device_count()} devices ({jax.devices()[0].device_kind})"
-        print(f"{found}: process {jax.process_index()} of {jax.process_count()}, {devices}", flush=True)
+    devices = f"{jax.local_device_count()} of {jax.device_count()} devices ({jax.devices()[0].device_kind})"
+    place = f"process {jax.process_index()} of {jax.process_count()}, {devices}"
+    print(f"{found or 'single machine'}: {place}", flush=True)
 
 
 def _surroundings() -> str:

@@ -66,12 +66,16 @@ def assert_same(found, expected, tolerance):
 def spread_gradients(distance, normalization, dtype):
     """Leaves of (loss, gradient) of the step on all devices of all processes, whole on each."""
     jax.config.update("jax_enable_x64", dtype == "float64")
-    own, mesh = config(distance, normalization), parallel.make_mesh()
-    part = np.array_split(np.arange(CLIPS), jax.process_count())[jax.process_index()]
-    data = {key: value if value is None else np.asarray(value)[part] for key, value in batch(True, dtype).items()}
+    # In turn of each process, as the neighbours on a pod may be.
+    devices = [
+        device for turn in zip(*map(jax.local_devices, range(jax.process_count())), strict=True) for device in turn
+    ]
+    own, mesh = config(distance, normalization), parallel.make_mesh(devices)
+    assert parallel.own_devices(mesh) == list(range(jax.process_index(), mesh.size, jax.process_count()))
+    data = parallel.spread_whole(jax.tree.map(np.asarray, batch(True, dtype)), mesh)
     parameters, keys = parameters_and_keys(own, dtype)
     step = parallel.on_every_device(lambda state, data, axis_name=None: _gradient(own, state, data, axis_name), mesh)
-    found = jax.jit(step, compiler_options=QUICK)((parameters, keys), parallel.spread(data, mesh))
+    found = jax.jit(step, compiler_options=QUICK)((parameters, keys), data)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
 

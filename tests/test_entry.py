@@ -46,7 +46,8 @@ def test_train_and_eval_say_what_they_do_and_nothing_else(scav):
     _, trained, evaluated = scav
     assert trained.returncode == evaluated.returncode == 0, trained.stderr + evaluated.stderr
     assert evaluated.stderr == ""
-    announced, *evaluations = trained.stdout.splitlines()
+    machine, announced, *evaluations = trained.stdout.splitlines()
+    assert machine.startswith("single machine: process 0 of 1, ")
     assert "SCAV euclidean, 5 steps of 8 clips, seed 0" in announced
     assert all(" R@1 v2a " in line for line in evaluations)
     bar = trained.stderr.replace("\r", "\n").split("\n")

@@ -1,30 +1,32 @@
 """Two processes over localhost train as one does, and stop together."""
 
 import json
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
 from conftest import REPOSITORY
 from small_step import TOLERANCE, assert_same
 
 from scav_jax import config as configs
-from scav_jax import training
 from scav_jax.checkpoint import Checkpoints
 from scav_jax.distances import DISTANCES
 from scav_jax.losses import NORMALIZATIONS
 from scav_jax.processes import STOPPED
 
-STEPS = 6
+MORE = 5  # rows after a resume
 OPTIONS = [
     "--config=configs/marimba.py",
+    "--config.steps=400",
     "--config.batch_size=8",
+    "--config.eval.every_fraction=0.01",
     "--config.log_every_steps=1",
     *(f"--config.model.{tower}.num_layers=1" for tower in ("visual", "audio")),
 ]
@@ -40,11 +42,11 @@ def free_port():
 def start(shell_environment, marimba):
     """start(workdir, ...) begins train.py, or another script, in `count` processes of `devices` devices each."""
 
-    def begin(workdir, steps=STEPS, count=1, devices=1, script="train.py", more=()):
+    def begin(workdir, count=1, devices=1, script="train.py", more=()):
         port = free_port()
-        flags = [f"--workdir={workdir}", *more]
+        flags = [f"--workdir={workdir}"]
         if script == "train.py":
-            flags += [*OPTIONS, f"--config.steps={steps}", f"--config.data.store={marimba / 'store'}"]
+            flags += [*OPTIONS, f"--config.data.store={marimba / 'store'}", *more]
         environment = {**shell_environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         found = []
         for index in range(count):
@@ -68,20 +70,77 @@ def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_and_evaluate_as_one(start, tmp_path):
-    finish(start(tmp_path / "one"))
-    (out, _), (other_out, _) = finish(start(tmp_path / "two", count=2))
-    assert "process 0 of 2, 1 of 2 devices" in out
-    assert "process 1 of 2" in other_out
-    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
-    assert [row["step"] for row in one] == [row["step"] for row in two]
-    for row, twin in zip(one, two, strict=True):
+def wait_for_rows(processes, workdir, count):
+    deadline = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").exists() or len(rows(workdir)) < count:
+        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class Stopped(NamedTuple):
+    """A run of two processes stopped by SIGTERM to the second, and gone on with by one of four devices, and beside it
+    one that nothing happened to."""
+
+    folder: Path
+    outputs: list[str]
+    rows: list[dict]
+    step: int
+    resumed_rows: list[dict]
+    alone_rows: list[dict]
+
+
+@pytest.fixture(scope="module")
+def stopped(start, tmp_path_factory):
+    workdir, alone = tmp_path_factory.mktemp("stopped") / "run", tmp_path_factory.mktemp("alone") / "run"
+    both = start(workdir, count=2)
+    wait_for_rows(both, workdir, 4)
+    both[1].send_signal(signal.SIGTERM)
+    outputs = [out for out, _ in finish(both, STOPPED)]
+    found, config = rows(workdir), configs.load(workdir / "config.json")
+    with closing(Checkpoints(workdir, config.checkpoint.keep, read_only=True)) as checkpoints:
+        step = checkpoints.latest_step
+    (resumed,), (undisturbed,) = start(workdir, devices=4), start(alone)
+    for process, where in ((resumed, workdir), (undisturbed, alone)):
+        wait_for_rows([process], where, len(found) + MORE)
+        process.send_signal(signal.SIGTERM)
+    ((out, _),) = finish([resumed], STOPPED)
+    assert f"resuming {workdir} at step {step}\n" in out
+    finish([undisturbed], STOPPED)
+    return Stopped(workdir, outputs, found, step, rows(workdir), rows(alone))
+
+
+def assert_same_rows(found, expected, tolerance):
+    for row, twin in zip(found, expected, strict=False):
+        assert (row["step"], row.get("ids_crc32")) == (twin["step"], twin.get("ids_crc32"))
         for key in (key for key in row if not key.endswith("_s")):
-            np.testing.assert_allclose(twin[key], row[key], 1e-3, err_msg=key)
+            np.testing.assert_allclose(row[key], twin[key], tolerance, err_msg=f"{key} at step {row['step']}")
+
+
+def test_two_processes_train_as_one(stopped):
+    assert "process 0 of 2, 1 of 2 devices" in stopped.outputs[0]
+    assert "process 1 of 2" in stopped.outputs[1]
+    assert any("eval_v2a_R@1" in row for row in stopped.rows)
+    assert_same_rows(stopped.rows, stopped.alone_rows, 1e-3)
+
+
+def test_sigterm_to_one_process_saves_the_same_step_in_both(stopped):
+    assert stopped.step == stopped.rows[-1]["step"]
+    assert f"saved at step {stopped.step}\n" in stopped.outputs[0]
+    assert "saved" not in stopped.outputs[1]  # it has nothing to say
+
+
+def test_another_device_count_goes_on_with_the_same_clips_and_losses(stopped):
+    assert stopped.resumed_rows[-1]["step"] > stopped.step
+    assert stopped.resumed_rows[: len(stopped.rows)] == stopped.rows
+    assert_same_rows(stopped.resumed_rows, stopped.alone_rows, 1e-2)
+
+
+def test_two_processes_evaluate_as_one(start, stopped):
     found = []
     for count in (1, 2):
-        finish(start(tmp_path / "two", count=count, script="eval.py"))
-        found.append((tmp_path / "two" / "eval" / "metrics.json").read_text())
+        finish(start(stopped.folder, count=count, script="eval.py"))
+        found.append((stopped.folder / "eval" / "metrics.json").read_text())
     assert found[0] == found[1]
 
 
@@ -95,7 +154,8 @@ def test_two_processes_train_and_evaluate_as_one(start, tmp_path):
 def test_two_processes_have_the_gradient_of_one(distances, normalizations, shell_environment, tmp_path):
     """Loss and every parameter's gradient, ragged clips, dropout on."""
     command = [sys.executable, "tests/small_step.py", "--distances", *distances, "--normalizations", *normalizations]
-    environment = {**shell_environment, "PYTHONPATH": str(REPOSITORY)}
+    several = "--xla_force_host_platform_device_count=2"
+    environment = {**shell_environment, "PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": several}
 
     def gradients(out, *told):
         return subprocess.Popen([*command, f"--out={out}", *told], cwd=REPOSITORY, env=environment)
@@ -115,41 +175,11 @@ def test_two_processes_have_the_gradient_of_one(distances, normalizations, shell
 @pytest.mark.heavy
 def test_the_one_that_is_left_ends_and_says_so(fault, start, tmp_path):
     workdir = tmp_path / "left"
-    both = start(workdir, 10_000, 2, more=("--stuck_after_s=60",))
-    wait_for_rows(both, workdir)
+    both = start(workdir, count=2, more=("--config.steps=10000", "--stuck_after_s=60"))
+    wait_for_rows(both, workdir, 3)
     both[1].send_signal(fault)
     _, err = both[0].communicate(timeout=300)
     both[1].kill()
     both[1].communicate()
     assert both[0].returncode != 0
     assert "error: process 0 of 2: nothing ended for 60 s" in err or "UNAVAILABLE" in err or "heartbeat" in err, err
-
-
-def wait_for_rows(both, workdir):
-    deadline = time.monotonic() + 200
-    while not (workdir / "metrics.jsonl").exists() or len(rows(workdir)) < 3:
-        assert all(process.poll() is None for process in both), [process.communicate() for process in both]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_sigterm_to_one_stops_both_and_another_device_count_goes_on(start, tmp_path):
-    steps, workdir = 400, tmp_path / "stopped"
-    both = start(workdir, steps, count=2)
-    wait_for_rows(both, workdir)
-    both[1].send_signal(signal.SIGTERM)
-    (out, _), (other_out, _) = finish(both, STOPPED)
-    config = configs.load(workdir / "config.json")
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    step = checkpoints.latest_step
-    state, _ = checkpoints.restore(jax.eval_shape(lambda: training.init(config)))
-    checkpoints.close()
-    assert int(state.step) == step < steps
-    assert f"saved at step {step}" in out
-    assert "saved" not in other_out
-    (resumed,) = start(workdir, steps, devices=4)
-    while (line := resumed.stdout.readline()) and "resuming" not in line:
-        pass
-    assert int(re.search(r"at step (\d+)", line)[1]) == step
-    resumed.send_signal(signal.SIGTERM)
-    finish([resumed], STOPPED)
