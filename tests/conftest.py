@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import pytest
+from cases import QUICK
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "standard")
@@ -44,12 +45,14 @@ def x64():
 @pytest.fixture(scope="session")
 def shell_environment(tmp_path_factory) -> dict[str, str]:
     """The environment of a started entry point: one CPU device, and compiled programs shared by all of them."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+    parallel_workers = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    environment = {
+        "XLA_FLAGS": " ".join(f"--{flag}={str(value).lower()}" for flag, value in QUICK.items()),
+        "JAX_COMPILATION_CACHE_DIR": str((base.parent if parallel_workers else base) / "compiled"),
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    inherited = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return {**inherited, **cache, "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, **environment, "JAX_PLATFORMS": "cpu"}
 
 
 @pytest.fixture(scope="session")

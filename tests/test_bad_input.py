@@ -23,7 +23,7 @@ BAD_CONFIGS = [
     (["--config.method=foo"], USAGE, "method: expected one of cav, scav, got 'foo'"),
     (["--config.distance.name=foo"], USAGE, "distance.name: expected one of "),
     (["--config.model.visual.num_heads=7"], USAGE, "model.visual.width: expected a multiple of num_heads = 7"),
-    (["--config.batch_size=999"], BAD_DATA, "batch_size: expected 1 to 64, the clips of split 'train', got 999"),
+    (["--config.batch_size=999"], BAD_DATA, "batch_size: expected 1 to 64, the clips to train on, got 999"),
     (["--config.data.store=/nope"], BAD_DATA, "/nope: expected a store with a ledger.json, found none"),
     (["--config.data.train_split=foo"], USAGE, "data.train_split: expected one of train, val, test, got 'foo'"),
     (["stray"], USAGE, "unexpected argument 'stray'"),

@@ -146,6 +146,7 @@ def test_every_config_method_and_distance_runs(shell, marimba, scav, tmp_path, c
     assert "SCAV Euclidean" in evaluated.stdout  # the run compared with
 
 
+@pytest.mark.heavy
 def test_ott_trains_as_our_own_iterations_do(shell, marimba, tmp_path):
     """50 losses of one seed agree within 1e-4, relative. At the config's own learning rate rounding alone, such as that
     of another tile_size, grows to 2e-4 in as many steps; at this one it stays below 1e-6."""
@@ -166,21 +167,14 @@ def test_ott_trains_as_our_own_iterations_do(shell, marimba, tmp_path):
     np.testing.assert_allclose(ott, own, rtol=1e-4)
 
 
-@pytest.mark.parametrize("layout", ["npz", "npy"])
-def test_own_features_in_three_commands(shell, tmp_path, rng, layout):
+def test_own_features_in_three_commands(shell, tmp_path, rng):
     """The commands of data/own/README.md, on random features without rates or splits."""
     features = tmp_path / "features"
-    for folder in (features, features / "visual", features / "audio"):
-        folder.mkdir()
+    features.mkdir()
     for clip in range(60):
         visual, audio = rng.normal(size=(rng.integers(4, 9), 6)), rng.normal(size=(12, 5))
-        if layout == "npz":
-            np.savez(features / f"clip{clip}.npz", visual=visual, audio=audio)
-        else:
-            np.save(features / "visual" / f"clip{clip}.npy", visual)
-            np.save(features / "audio" / f"clip{clip}.npy", audio)
-    npz, npy = [f"--features={features}"], [f"--visual={features}/visual", f"--audio={features}/audio"]
-    packed = shell("-m", "data.own", *(npz if layout == "npz" else npy), f"--out={tmp_path / 'store'}")
+        np.savez(features / f"clip{clip}.npz", visual=visual, audio=audio)
+    packed = shell("-m", "data.own", f"--features={features}", f"--out={tmp_path / 'store'}")
     assert packed.returncode == 0, packed.stderr
     trained = train(shell, tmp_path / "store", tmp_path / "run", config="base")
     assert trained.returncode == 0, trained.stderr

@@ -92,7 +92,7 @@ def test_equal_lengths_need_no_mask(tmp_path):
 
 
 def test_impossible_batches(store):
-    with pytest.raises(ValueError, match="batch_size: expected 1 to 10, the clips of the split, got 12"):
+    with pytest.raises(ValueError, match="batch_size: expected 1 to 10, the clips to train on, got 12"):
         iterator(store, 12, seed=0)
     with pytest.raises(ValueError, match="batch_size: expected a multiple of 3 devices, got 8"):
         iterator(store, 8, seed=0, devices=3)

@@ -38,6 +38,11 @@ def free_port():
         return free.getsockname()[1]
 
 
+def with_devices(environment, count):
+    flags = f"{environment['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+    return {**environment, "XLA_FLAGS": flags}
+
+
 @pytest.fixture(scope="module")
 def start(shell_environment, marimba):
     """start(workdir, ...) begins train.py, or another script, in `count` processes of `devices` devices each."""
@@ -47,7 +52,7 @@ def start(shell_environment, marimba):
         flags = [f"--workdir={workdir}"]
         if script == "train.py":
             flags += [*OPTIONS, f"--config.data.store={marimba / 'store'}", *more]
-        environment = {**shell_environment, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        environment = with_devices(shell_environment, devices)
         found = []
         for index in range(count):
             told = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={index}"] * (count > 1)
@@ -154,8 +159,7 @@ def test_two_processes_evaluate_as_one(start, stopped):
 def test_two_processes_have_the_gradient_of_one(distances, normalizations, shell_environment, tmp_path):
     """Loss and every parameter's gradient, ragged clips, dropout on."""
     command = [sys.executable, "tests/small_step.py", "--distances", *distances, "--normalizations", *normalizations]
-    several = "--xla_force_host_platform_device_count=2"
-    environment = {**shell_environment, "PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": several}
+    environment = {**with_devices(shell_environment, 2), "PYTHONPATH": str(REPOSITORY)}
 
     def gradients(out, *told):
         return subprocess.Popen([*command, f"--out={out}", *told], cwd=REPOSITORY, env=environment)

@@ -32,7 +32,7 @@ def train_order(
     if batch_size % devices:
         raise ValueError(f"batch_size: expected a multiple of {devices} devices, got {batch_size}")
     if not 0 < batch_size <= num_clips:
-        raise ValueError(f"batch_size: expected 1 to {num_clips}, the clips of the split, got {batch_size}")
+        raise ValueError(f"batch_size: expected 1 to {num_clips}, the clips to train on, got {batch_size}")
     if batch_size % slices:
         raise ValueError(f"data.slices: expected a divisor of batch_size = {batch_size}, got {slices}")
     edges, per_slice = bounds(num_clips, slices), max(1, devices // slices)
