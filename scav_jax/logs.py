@@ -8,6 +8,8 @@ from typing import Any
 
 from scav_jax import files
 
+_NO_CURVES = {"step", "ids_crc32"}
+
 
 class MetricsWriter:
     """Appends rows; on resume it first drops the rows of steps that are about to be done again.
@@ -33,7 +35,7 @@ class MetricsWriter:
         row = {"step": step, **{key: float(value) for key, value in metrics.items()}}
         self._lines.add(json.dumps(row))
         for key, value in row.items():
-            if key != "step":
+            if key not in _NO_CURVES:
                 self._tensorboard.add_scalar(key.replace("_", "/", 1) if key.startswith("eval_") else key, value, step)
 
     def flush(self) -> None:
