@@ -52,7 +52,7 @@ test: $(VENV)/.test $(VENV)/libtpu
 	$(BIN)/python -m pytest -m "not heavy" --numprocesses=auto --dist=loadfile
 
 test-heavy: $(VENV)/.test $(VENV)/libtpu
-	$(BIN)/python -m pytest -m heavy
+	$(BIN)/python -m pytest -m heavy --numprocesses=auto --dist=loadfile
 
 bench: $(VENV)/.test,bench $(VENV)/libtpu demo
 	$(BIN)/python -m benchmarks.distances

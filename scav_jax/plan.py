@@ -69,6 +69,7 @@ def target(topology: str | None) -> Target:
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks a metadata server which machine this is
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # or of two plans at a time one fails
     try:
         devices: list[Any] = list(topologies.get_topology_desc(topology, "tpu").devices)
     except Exception as error:  # libtpu raises what it likes
