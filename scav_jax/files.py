@@ -4,9 +4,11 @@ A bucket neither renames nor appends nor maps into memory, but an object is ther
 file is written whole or not at all in both: here by renaming, there by itself.
 """
 
+import fcntl
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -53,6 +55,15 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(data)
     partial.replace(path)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Of all processes that come here for this local folder, which is made, one at a time goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # falls with the process that holds it
+        yield
 
 
 class Lines:

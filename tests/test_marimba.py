@@ -1,7 +1,9 @@
 """The rendered world: what each subset keeps and changes, one clock for picture and sound, same seed, same bytes."""
 
 import json
+import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -251,3 +253,18 @@ def test_a_world_larger_than_its_sets_of_notes_is_refused(tmp_path):
     with pytest.raises(ValueError, match="scale: test static has 92 sets of notes, 96 were asked for"):
         prepare.prepare(tmp_path / "marimba", scale=1.5)
     assert not (tmp_path / "marimba").exists()
+
+
+def test_of_several_at_once_one_prepares(tmp_path, monkeypatch):
+    inside, most = [], []
+
+    def slowly(out, *_):
+        inside.append(out)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+
+    monkeypatch.setattr(prepare, "_prepare", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(prepare.prepare, [tmp_path] * 4))
+    assert most == [1, 1, 1, 1]

@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.marimba import score
+from scav_jax import files
 from scav_jax.features import clips as clip_table
 from scav_jax.features import store
 from scav_jax.features.extract import extract
@@ -33,13 +34,16 @@ def prepare(out: str | Path = ROOT, *, seed: int = SEED, scale: float = 1.0, num
     """
     # One process a core: BLAS threads on top of them only fight for the cores. The workers inherit it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    out = Path(out)
+    with files.alone_in(Path(out) / "world"):  # the processes of a run all begin with this
+        _prepare(Path(out), seed, scale, num_workers or os.cpu_count() or 1)
+
+
+def _prepare(out: Path, seed: int, scale: float, num_workers: int) -> None:
     world = out / "world"
     clips = score.clips(seed, scale)
     _keep_settings(world, {"version": VERSION, "seed": seed, "scale": scale})
     if (out / "store").exists():
         return
-    num_workers = num_workers or os.cpu_count() or 1
     print(f"marimba: rendering {len(clips)} clips of {score.CLIP_S:g} s into {world / 'media'}", flush=True)
     render(clips, world, seed, num_workers)
     print("marimba: extracting features", flush=True)

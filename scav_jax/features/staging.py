@@ -1,6 +1,5 @@
 """Stores in a bucket or on a slow disk, copied once into a local folder: array_record reads local files only."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -36,9 +35,7 @@ def open_staged(store: str | Path, stage: str = "", needed: Needed | None = None
         return open_store(source)
     ledger = read_ledger(source)
     folder = _folder(source, ledger, stage)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # falls with the process that holds it
+    with files.alone_in(folder):
         sizes = ledger["files"]
         if needed is not None:
             _copy_missing(source, folder, {name: size for name, size in sizes.items() if not is_shard(name)})
