@@ -34,16 +34,17 @@ def prepare(out: str | Path = ROOT, *, seed: int = SEED, scale: float = 1.0, num
     """
     # One process a core: BLAS threads on top of them only fight for the cores. The workers inherit it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with files.alone_in(Path(out) / "world"):  # the processes of a run all begin with this
-        _prepare(Path(out), seed, scale, num_workers or os.cpu_count() or 1)
-
-
-def _prepare(out: Path, seed: int, scale: float, num_workers: int) -> None:
+    out = Path(out)
     world = out / "world"
     clips = score.clips(seed, scale)
-    _keep_settings(world, {"version": VERSION, "seed": seed, "scale": scale})
-    if (out / "store").exists():
-        return
+    with files.alone_in(world):  # all processes of a run begin with this
+        _keep_settings(world, {"version": VERSION, "seed": seed, "scale": scale})
+        if not (out / "store").exists():
+            _prepare(clips, out, seed, num_workers or os.cpu_count() or 1)
+
+
+def _prepare(clips: list[score.Clip], out: Path, seed: int, num_workers: int) -> None:
+    world = out / "world"
     print(f"marimba: rendering {len(clips)} clips of {score.CLIP_S:g} s into {world / 'media'}", flush=True)
     render(clips, world, seed, num_workers)
     print("marimba: extracting features", flush=True)
@@ -111,5 +112,4 @@ def _keep_settings(world: Path, settings: dict[str, float]) -> None:
                 f"{world}: holds the world of {kept}, not of {settings}; delete it or choose another --out"
             )
         return
-    world.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings))
