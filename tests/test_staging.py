@@ -99,7 +99,7 @@ def test_a_truncated_source_is_refused_and_gets_no_name(store, tmp_path):
 
 def test_of_several_at_once_one_copies(store, tmp_path, copies):
     with ThreadPoolExecutor(4) as pool:
-        folders = set(pool.map(lambda _: open_staged(store, str(tmp_path / "stage")).path, range(4)))
+        folders = set(pool.map(lambda _: open_staged(store, str(tmp_path / "stage")).path, range(100)))
     assert len(folders) == 1
     assert len(copies) == len(set(copies)) == len(contents(store)) - 1
     assert contents(*folders) == contents(store)

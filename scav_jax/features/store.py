@@ -158,7 +158,7 @@ def open_store(store_dir: str | Path, *, partial: bool = False) -> Store:
 
     path = Path(store_dir)
     ledger = read_ledger(path)
-    sizes = _sizes(path)
+    sizes = {name: (path / name).stat().st_size for name in ledger["files"] if (path / name).is_file()}
     problems = [
         f"{path / name}: expected {size} bytes, got {sizes.get(name, 'no file')}"
         for name, size in ledger["files"].items()
