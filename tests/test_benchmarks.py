@@ -17,6 +17,7 @@ def contender(name: str, result: Result, **details) -> Contender:
     return Contender(name, lambda: result, **details)
 
 
+@pytest.mark.heavy
 def test_a_quick_run_of_all_sections_writes_tables_and_a_picture(shell, tmp_path):
     done = shell("-m", "benchmarks.distances", "--quick", f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr

@@ -69,6 +69,7 @@ def test_parts_make_up_the_step(changes):
     assert spread.operations(16)["towers"] == pytest.approx(parts["towers"] / 8, rel=0.1)
 
 
+@pytest.mark.heavy
 def test_the_report_tells_memory_operations_and_the_largest_batch(monkeypatch):
     monkeypatch.setattr(plan_report, "SWEPT", ("euclidean",))
     monkeypatch.setattr(plan_report, "TILES", (0,))
