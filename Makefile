@@ -43,18 +43,18 @@ announce: $(BIN)/python
 	@echo "$$($(BIN)/python -V) in $(VENV), with jax, flax, optax, orbax, ott-jax, grain, tensorflow-datasets, librosa, PyAV"
 	@echo "about 1 minute and 1.5 GB to install what is missing, then 6 minutes on two cores (4 more for each seed but one)"
 
-install: $(VENV)/.test,bench
+install: $(VENV)/.bench $(VENV)/references
 
-test: $(VENV)/.test $(VENV)/libtpu
+test: $(VENV)/.test $(VENV)/libtpu $(VENV)/references
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not heavy" --numprocesses=auto --dist=loadfile
 
-test-heavy: $(VENV)/.test $(VENV)/libtpu
+test-heavy: $(VENV)/.test $(VENV)/libtpu $(VENV)/references
 	$(BIN)/python -m pytest -m heavy --numprocesses=auto --dist=loadfile
 
-bench: $(VENV)/.test,bench $(VENV)/libtpu demo
+bench: $(VENV)/.bench $(VENV)/libtpu $(VENV)/references demo
 	$(BIN)/python -m benchmarks.distances
 	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.scale
@@ -75,6 +75,13 @@ $(VENV)/.%: pyproject.toml | $(BIN)/python
 $(VENV)/libtpu: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ \
 	  "$$($(BIN)/python -c 'from importlib.metadata import requires; print(*(r.partition(";")[0] for r in requires("jax") if r.startswith("libtpu")))')"
+	@touch $@
+
+# Other people's networks, which ours are compared with. Beside the environment and without what they ask for: of each
+# one file is used, and their dependencies are PyTorch builds for CUDA.
+$(VENV)/references: Makefile | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $@ \
+	  open_clip_torch==3.3.0 openbeats==0.1.1 torchaudio==2.11.0
 	@touch $@
 
 $(BIN)/python:
