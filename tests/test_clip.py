@@ -12,6 +12,7 @@ from flax.serialization import msgpack_serialize
 from safetensors.numpy import save_file
 
 from benchmarks import references
+from scav_jax.features import pictures
 from scav_jax.models import clip
 from scav_jax.models.clip_resnet import ResNetConfig
 from scav_jax.models.clip_vit import VitConfig
@@ -248,7 +249,7 @@ def test_both_resizings_agree(size, rng):
     smooth = np.asarray(jax.image.resize(coarse.astype(np.float32), (2, *size, 3), "linear")).round().astype(np.uint8)
     noise = rng.integers(0, 256, (1, *size, 3), np.uint8)
     for frames in (smooth, noise):
-        theirs, ours = clip.resize_as_trained(frames), np.asarray(clip.resize(jnp.asarray(frames)))
+        theirs, ours = pictures.resize(frames), np.asarray(clip.resize(jnp.asarray(frames)))
         assert theirs.shape == ours.shape == (len(frames), 224, 224, 3)
         apart = np.abs(theirs.astype(int) - ours)
         assert apart.max() <= 2

@@ -15,7 +15,7 @@ from scav_jax.features import extract as extraction
 from scav_jax.features.checks import FeatureError
 from scav_jax.features.extract import extract, read_record
 from scav_jax.features.extractors import LogMel, Pixels, describe, extractor_names, make_extractor
-from scav_jax.features.media import write_clip
+from scav_jax.features.media import WHOLE, write_clip
 
 EXTRACTORS = [Pixels(rate_hz=4.0, rows=2, columns=3), LogMel(rate_hz=6.2, bands=8)]
 
@@ -36,20 +36,20 @@ class Crashing(Pixels):
 
     name: ClassVar[str] = "crashing"
 
-    def read(self, path):
+    def read(self, path, span=WHOLE):
         if path.stem == "c1":
             os._exit(11)
-        return super().read(path)
+        return super().read(path, span)
 
 
 @dataclass(frozen=True)
 class Odd(Pixels):
     """Stands for a decoder that raises an error of its own on one file."""
 
-    def read(self, path):
+    def read(self, path, span=WHOLE):
         if path.stem == "c1":
             raise ValueError("invalid sample format\nand more")
-        return super().read(path)
+        return super().read(path, span)
 
 
 def test_pixels_show_where_and_when_it_grows_bright():
@@ -87,15 +87,15 @@ def test_logmel_steps_are_means_of_the_windows_in_them(rng):
 
 
 def test_extractors_by_name():
-    assert extractor_names("visual") == ("pixels",)
-    assert extractor_names("audio") == ("logmel",)
+    assert extractor_names("visual") == ("pixels", "clip")
+    assert extractor_names("audio") == ("logmel", "beats")
     assert describe(make_extractor("logmel", bands=32)) == {
         "name": "logmel",
         "version": "1",
         "rate_hz": 12.0,
         "bands": 32,
     }
-    with pytest.raises(ValueError, match="expected one of pixels, logmel, got 'clap'"):
+    with pytest.raises(ValueError, match="expected one of pixels, clip, logmel, beats, got 'clap'"):
         make_extractor("clap")
     with pytest.raises(ValueError, match="expected settings among rate_hz, bands, got 'band'"):
         make_extractor("logmel", band=3)
@@ -112,15 +112,15 @@ def test_extraction_resumes_and_names_bad_files(tmp_path, capsys):
     (media / "zero.mp4").write_bytes(b"")
     report = extract(media, out, EXTRACTORS, num_workers=0, progress=False)
     assert (report.num_extracted, report.num_resumed) == (3, 0)
-    assert report.bad == {media / "zero.mp4": "zero bytes"}
+    assert report.bad == {"zero": (media / "zero.mp4", "zero bytes")}
     assert f"{media}/zero.mp4: zero bytes" in capsys.readouterr().err
     with (out / "skipped.csv").open() as file:
-        assert list(csv.reader(file)) == [["file", "reason"], [f"{media}/zero.mp4", "zero bytes"]]
+        assert list(csv.reader(file)) == [["id", "file", "reason"], ["zero", f"{media}/zero.mp4", "zero bytes"]]
     with np.load(out / "c1.npz") as features:
         assert {name: features[name].shape for name in features} == {"visual": (4, 12), "audio": (6, 8)}
         first = features["audio"]
 
-    (out / ".c1.123.partial").write_bytes(b"half")  # what a killed run leaves
+    (out / "c1.npz.partial").write_bytes(b"half")  # what a killed run leaves
     (out / "c1.npz").unlink()
     before = (out / "c0.npz").stat().st_mtime_ns
     report = extract(media, out, EXTRACTORS, num_workers=0, progress=False)
@@ -128,7 +128,7 @@ def test_extraction_resumes_and_names_bad_files(tmp_path, capsys):
     assert (out / "c0.npz").stat().st_mtime_ns == before
     with np.load(out / "c1.npz") as features:
         np.testing.assert_array_equal(features["audio"], first)
-    assert not list(out.glob(".*"))
+    assert not list(out.glob("*.partial"))
 
 
 def test_other_settings_are_refused(tmp_path):
@@ -150,7 +150,7 @@ def test_silent_clip_is_a_bad_file(tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (10, 32, 48, 3), dtype=np.uint8)
     write_clip(media / "muted.mp4", frames, np.zeros(16_000), frame_rate_hz=10, sound_rate_hz=16_000)
     report = extract(media, tmp_path / "features", EXTRACTORS, num_workers=0, progress=False)
-    assert report.bad[media / "muted.mp4"] == "audio features: expected numbers that vary, got -1 throughout"
+    assert report.bad["muted"][1] == "audio features: expected numbers that vary, got -1 throughout"
 
 
 def test_media_folder_must_have_one_file_a_stem(tmp_path):
@@ -158,21 +158,21 @@ def test_media_folder_must_have_one_file_a_stem(tmp_path):
         extract(tmp_path, tmp_path / "out", EXTRACTORS)
     make_media(tmp_path / "a", 1)
     make_media(tmp_path / "b", 1)
-    with pytest.raises(ValueError, match="one file a stem"):
+    with pytest.raises(ValueError, match="one clip an id"):
         extract(tmp_path, tmp_path / "out", EXTRACTORS)
 
 
 def test_a_crashing_decoder_costs_one_clip(tmp_path):
     media, out = make_media(tmp_path / "media", 6), tmp_path / "features"
     report = extract(media, out, [Crashing(rate_hz=4.0)], num_workers=1, progress=False)
-    assert report.bad == {media / "c1.mp4": "the decoder crashed"}
+    assert report.bad == {"c1": (media / "c1.mp4", "the decoder crashed")}
     assert sorted(path.stem for path in out.glob("*.npz")) == ["c0", "c2", "c3", "c4", "c5"]
 
 
 def test_an_odd_error_costs_one_clip(tmp_path):
     media, out = make_media(tmp_path / "media", 3), tmp_path / "features"
     report = extract(media, out, [Odd(rate_hz=4.0)], num_workers=0, progress=False)
-    assert report.bad == {media / "c1.mp4": "ValueError: invalid sample format"}
+    assert report.bad == {"c1": (media / "c1.mp4", "ValueError: invalid sample format")}
     assert sorted(path.stem for path in out.glob("*.npz")) == ["c0", "c2"]
 
 

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from scav_jax.features.media import MediaError, probe, read_frames, read_sound, write_clip
+from scav_jax.features.media import MediaError, Span, probe, read_frames, read_sound, write_clip
 
 FRAME_RATE_HZ, SOUND_RATE_HZ, DURATION_S = 10, 16_000, 2
 
@@ -98,9 +98,32 @@ def test_writing_is_deterministic_and_atomic(clip, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.mp4", "clip.mp4"]
 
 
-def test_one_frame_serves_every_time(tmp_path):
+def test_one_frame_is_no_video(tmp_path):
     write_streams(tmp_path / "one.mp4", video_s=[0.0])
-    assert frame_indices(read_frames(tmp_path / "one.mp4", 4.0)).tolist() == [0]
+    with pytest.raises(MediaError, match="one frame only"):
+        read_frames(tmp_path / "one.mp4", 4.0)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_span_is_the_part_of_the_whole(clip, tmp_path, suffix):
+    path = tmp_path / f"again{suffix}"
+    with av.open(clip) as source, av.open(path, "w") as target:
+        streams = {stream: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream]
+                target.mux(packet)
+    whole = read_sound(path, SOUND_RATE_HZ)
+    for start_s, length_s in ((0.0, 1.0), (0.5, 1.0), (1.2, None), (1.5, 9.0)):
+        span, end_s = Span(start_s, length_s), min(DURATION_S, start_s + (length_s or 9))
+        expected = np.arange(round(start_s * FRAME_RATE_HZ), round(end_s * FRAME_RATE_HZ))
+        np.testing.assert_array_equal(frame_indices(read_frames(path, float(FRAME_RATE_HZ), span=span)), expected)
+        part = read_sound(path, SOUND_RATE_HZ, span=span)
+        np.testing.assert_allclose(part, whole[round(start_s * SOUND_RATE_HZ) :][: len(part)], atol=1e-3)
+        assert len(part) == round((end_s - start_s) * SOUND_RATE_HZ)
+    for read in (lambda: read_frames(path, 4.0, span=Span(2.5)), lambda: read_sound(path, 8000, span=Span(2.5))):
+        with pytest.raises(MediaError, match=r"over before the clip begins, at 2\.00 s of 2\.50 s"):
+            read()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

@@ -1,72 +1,136 @@
 """Media -> features: one OUT/<id>.npz a clip with an array per modality, resumable, bad files named and left out.
 
-python -m scav_jax.features.extract --media MEDIA --out OUT
+python -m scav_jax.features.extract --media MEDIA --out OUT [--visual=clip --clip-weights=FILE ...]
 """
 
 import argparse
 import csv
+import io
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from scav_jax import files
+from scav_jax.features import health, workers
 from scav_jax.features.checks import FeatureError, find_problem
-from scav_jax.features.extractors import Extractor, describe, extractor_names, make_extractor
-from scav_jax.features.media import MediaError, import_av
+from scav_jax.features.extractors import Extractor, describe, has_network
+from scav_jax.features.flags import add_extractor_flags, extractors_of
+from scav_jax.features.listing import Item, cut, list_media, share
+from scav_jax.features.media import TIMESTAMPS, MediaError, import_av
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv", ".3gp", ".ogv", ".ts", ".wmv")
 RECORD = "extraction.json"
+_AHEAD = 2  # clips a worker that are decoded before anyone asks for them
 
 
 @dataclass
 class Report:
-    """What one extraction did; `bad` maps each failed file to its reason."""
+    """What one extraction did; `bad` maps each clip that failed, by id, to its file and the reason."""
 
     num_extracted: int = 0
     num_resumed: int = 0
-    bad: dict[Path, str] = field(default_factory=dict)
+    bad: dict[str, tuple[Path, str]] = field(default_factory=dict)
+
+
+class Found(NamedTuple):
+    """What a worker has of a clip, by modality: its features, or what a network computes them of; and its health."""
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to extract of the media, and which share of it is this host's."""
+
+    length_s: float | None = None  # at most so much of each clip
+    cut: bool = False  # files into consecutive clips of length_s
+    host: int = 0
+    hosts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.length_s is not None and not 0 < self.length_s < float("inf"):
+            raise ValueError(f"clip length: expected seconds above 0, got {self.length_s:g}")
+        if self.cut and self.length_s is None:
+            raise ValueError("cut: expected a clip length to cut to, got none")
+
+    def items(self, media: str | Path) -> tuple[list[Item], dict[str, tuple[Path, str]]]:
+        """This host's clips, and what cannot even be cut."""
+        if not self.cut:
+            return share(list_media(media, self.length_s), self.host, self.hosts), {}
+        whole = share(list_media(media), self.host, self.hosts)
+        assert self.length_s is not None
+        parts, bad = cut(whole, self.length_s)
+        return parts, {item.id: (item.path, bad[item.id]) for item in whole if item.id in bad}
+
+    def name(self, stem: str, suffix: str) -> str:
+        """Of a file that each host has for itself."""
+        return f"{stem}{suffix}" if self.hosts == 1 else f"{stem}-{self.host}-of-{self.hosts}{suffix}"
 
 
 def extract(
-    media_dir: str | Path,
+    media: str | Path,
     out_dir: str | Path,
     extractors: Sequence[Extractor],
     *,
+    encoders: Mapping[str, Any] | None = None,
+    task: Task = Task(),
     num_workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Extracts every media file below `media_dir` whose <id>.npz is not in `out_dir` yet; id = file stem.
+    """Extracts every clip of `media` (a folder or a list, see list_media) whose <id>.npz is not in `out_dir` yet.
 
-    A file that fails is one line on stderr and in out_dir/skipped.csv; the others go on, even where a decoder crashes.
-    A clip's .npz appears whole or not at all. out_dir/extraction.json keeps extractors, rates and decoder.
-    `num_workers` processes (default: one a core; 0: none, in this process). ValueError: no media, or an `out_dir` of
-    other settings.
+    A clip that fails is one line on stderr and in out_dir/skipped.csv; the others go on, even where a decoder crashes.
+    A clip's .npz appears whole or not at all. out_dir/extraction.json keeps extractors, rates and decoder,
+    out_dir/health.jsonl facts of every clip. `encoders`: of each modality whose extractor has a network, what
+    networks.load made of it. `num_workers` processes decode (default: one a core; 0: none, this one does), while the
+    networks compute. ValueError: no media, or an `out_dir` of other settings.
     """
-    out_dir = Path(out_dir)
-    paths = _media_files(Path(media_dir))
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _keep_record(out_dir, _record(extractors))
-    for partial in out_dir.glob(".*.partial"):
-        partial.unlink()
-    todo = [path for path in paths if not (out_dir / f"{path.stem}.npz").exists()]
-    report = Report(num_resumed=len(paths) - len(todo))
-    results = _in_processes(todo, out_dir, extractors, (os.cpu_count() or 1) if num_workers is None else num_workers)
-    for path, problem in tqdm(results, total=len(todo), unit="clip", disable=not progress):
-        if problem is None:
-            report.num_extracted += 1
-        else:
-            report.bad[path] = problem
-            tqdm.write(f"{path}: {problem}", file=sys.stderr)
-    _write_skipped(out_dir / "skipped.csv", report.bad)
+    out_dir, encoders = Path(out_dir), dict(encoders or {})
+    items, bad = task.items(media)
+    _keep_record(out_dir, _record(extractors, task))
+    todo = [item for item in items if not (out_dir / f"{item.id}.npz").exists()]
+    report = Report(num_resumed=len(items) - len(todo), bad=bad)
+    for _, (path, reason) in bad.items():
+        tqdm.write(f"{path}: {reason}", file=sys.stderr)
+    num_workers = (os.cpu_count() or 1) if num_workers is None else num_workers
+    known = health.read_lines(out_dir / task.name("health", ".jsonl"))
+    lines = files.Lines(out_dir / task.name("health", ".jsonl"), known)
+    together = max((encoder.together for encoder in encoders.values()), default=1)
+    results = workers.run(
+        partial(_read, extractors=extractors), todo, num_workers=num_workers, ahead=_AHEAD * num_workers + together
+    )
+    with tqdm(total=len(todo), unit="clip", disable=not progress) as bar:
+        while group := list(islice(results, together)):
+            found = {item: result for item, result in group if isinstance(result, Found)}
+            failed = {
+                item: "the decoder crashed" if isinstance(result, workers.Crashed) else result
+                for item, result in group
+                if not isinstance(result, Found)
+            }
+            for item, features in _encode(found, encoders):
+                if problem := _find_problem(features):
+                    failed[item] = problem
+                    continue
+                lines.add(health.line(item.id, found[item].facts))
+                content = io.BytesIO()
+                np.savez(content, **features)  # type: ignore[arg-type]
+                files.write_whole(out_dir / f"{item.id}.npz", content.getvalue())
+                report.num_extracted += 1
+            for item, problem in failed.items():
+                report.bad[item.id] = item.path, problem
+                tqdm.write(f"{item.path}: {problem}", file=sys.stderr)
+            bar.update(len(group))
+    lines.close()
+    _write_skipped(out_dir / task.name("skipped", ".csv"), report.bad)
     return report
 
 
@@ -104,22 +168,7 @@ def _is_record(record: Any) -> bool:
     )
 
 
-def _media_files(media_dir: Path) -> list[Path]:
-    if not media_dir.is_dir():
-        raise ValueError(f"media: expected a folder, got {media_dir}")
-    paths = sorted(
-        path for path in media_dir.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-    if not paths:
-        raise ValueError(f"media: expected files {', '.join(SUFFIXES)} below {media_dir}, found none")
-    by_id: dict[str, Path] = {}
-    for path in paths:
-        if (other := by_id.setdefault(path.stem, path)) is not path:
-            raise ValueError(f"media: expected one file a stem, got {other} and {path}")
-    return paths
-
-
-def _record(extractors: Sequence[Extractor]) -> dict[str, Any]:
+def _record(extractors: Sequence[Extractor], task: Task) -> dict[str, Any]:
     av = import_av()
     libraries = {name: ".".join(map(str, version)) for name, version in sorted(av.library_versions.items())}
     return {
@@ -132,120 +181,112 @@ def _record(extractors: Sequence[Extractor]) -> dict[str, Any]:
             }
             for extractor in extractors
         },
-        "decoder": {"pyav": av.__version__, **libraries},
+        "decoder": {"pyav": av.__version__, **libraries, "timestamps": TIMESTAMPS},
+        "clips": {"length_s": task.length_s, "cut": task.cut},
     }
 
 
 def _keep_record(out_dir: Path, record: Mapping[str, Any]) -> None:
-    kept = read_record(out_dir)
-    if kept is None:
-        if any(out_dir.glob("*.npz")):
-            raise ValueError(f"{out_dir}: holds features of unknown settings (no {RECORD}); choose another folder")
-        _write_whole(out_dir / RECORD, json.dumps(record, indent=2).encode())
-        return
-    for key in ("modalities", "decoder"):
-        if kept[key] != record[key]:
+    with files.alone_in(out_dir):  # other hosts may begin now
+        kept = read_record(out_dir)
+        if kept is None:
+            if any(out_dir.glob("*.npz")):
+                raise ValueError(f"{out_dir}: holds features of unknown settings (no {RECORD}); choose another folder")
+            files.write_whole(out_dir / RECORD, json.dumps(record, indent=2))
+            return
+    for key in ("modalities", "decoder", "clips"):
+        if kept.get(key) != record[key]:
             raise ValueError(
-                f"{out_dir}: was extracted with other {key}; expected {json.dumps(kept[key])}, "
+                f"{out_dir}: was extracted with other {key}; expected {json.dumps(kept.get(key))}, "
                 f"got {json.dumps(record[key])}; choose another folder"
             )
 
 
-def _extract_one(path: Path, out_dir: Path, extractors: Sequence[Extractor]) -> str | None:
-    """Writes one clip's .npz; what is wrong with the file otherwise."""
-    features = {}
+def _read(item: Item, extractors: Sequence[Extractor]) -> Found | str:
+    """What is in one clip, in a worker process; what is wrong with it otherwise."""
+    arrays: dict[str, np.ndarray] = {}
+    facts: dict[str, Any] = {}
     for extractor in extractors:
         try:
-            features[extractor.modality] = extractor(extractor.read(path))
+            media = extractor.read(item.path, item.span)
+            facts |= health.measure(media, getattr(extractor, "sample_rate_hz", extractor.rate_hz))
+            arrays[extractor.modality] = media if has_network(extractor) else extractor(media)  # type: ignore[operator]
         except MediaError as error:
             return error.reason
         except ImportError:  # a missing package is no fault of the file
             raise
         except Exception as error:  # whatever an odd file brings out in a decoder costs that file only
             return f"{type(error).__name__}: {error}".splitlines()[0]
-        if problem := find_problem(features[extractor.modality]):
-            return f"{extractor.modality} features: {problem}"
-    partial = out_dir / f".{path.stem}.{os.getpid()}.partial"
-    with partial.open("wb") as file:
-        np.savez(file, **features)  # type: ignore[arg-type]
-    os.replace(partial, out_dir / f"{path.stem}.npz")
+        # A muted clip makes a network's features vary all the same.
+        media_varies = media.min() < media.max()
+        if not media_varies and has_network(extractor):
+            return f"{extractor.modality}: expected media that vary, got {media.flat[0]:g} throughout"
+    return Found(arrays, facts)
+
+
+def _encode(found: Mapping[Item, Found], encoders: Mapping[str, Any]) -> Iterator[tuple[Item, dict[str, np.ndarray]]]:
+    """The features of clips by modality, a network's computed of all of them together."""
+    if not found:
+        return
+    encoded = {name: encode([result.arrays[name] for result in found.values()]) for name, encode in encoders.items()}
+    for index, (item, result) in enumerate(found.items()):
+        yield item, {**result.arrays, **{name: features[index] for name, features in encoded.items()}}
+
+
+def _find_problem(features: Mapping[str, np.ndarray]) -> str | None:
+    for modality, array in features.items():
+        if problem := find_problem(array):
+            return f"{modality} features: {problem}"
     return None
 
 
-def _in_processes(
-    todo: Sequence[Path], out_dir: Path, extractors: Sequence[Extractor], num_workers: int
-) -> Iterator[tuple[Path, str | None]]:
-    """(path, problem or None) of every file, as they finish."""
-    if num_workers == 0:
-        yield from ((path, _extract_one(path, out_dir, extractors)) for path in todo)
-        return
-    rest = list(todo)
-    while rest:
-        unfinished = set(rest)
-        with _pool(num_workers) as pool:
-            try:
-                futures = {pool.submit(_extract_one, path, out_dir, extractors): path for path in rest}
-                for future in as_completed(futures):
-                    if not isinstance(future.exception(), BrokenProcessPool):
-                        unfinished.discard(futures[future])
-                        yield futures[future], future.result()
-            finally:  # an error or Ctrl-C ends the run now, not after the queue
-                pool.shutdown(cancel_futures=True)
-        # A worker died and took the pool along. Its file is among the first unfinished ones: these go one by one.
-        rest = [path for path in rest if path in unfinished]
-        suspects, rest = rest[: 2 * num_workers + 1], rest[2 * num_workers + 1 :]
-        for path in suspects:
-            with _pool(1) as pool:
-                future = pool.submit(_extract_one, path, out_dir, extractors)
-                crashed = isinstance(future.exception(), BrokenProcessPool)
-                yield path, "the decoder crashed" if crashed else future.result()
-
-
-def _pool(num_workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
-
-
-def _write_skipped(path: Path, bad: Mapping[Path, str]) -> None:
+def _write_skipped(path: Path, bad: Mapping[str, tuple[Path, str]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "reason"])
-        writer.writerows((str(name), reason) for name, reason in bad.items())
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+        writer.writerow(["id", "file", "reason"])
+        writer.writerows((clip_id, str(name), reason) for clip_id, (name, reason) in bad.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m scav_jax.features.extract", description=__doc__.splitlines()[0])
-    parser.add_argument("--media", required=True, help="folder of media files, searched with its subfolders")
+    parser = argparse.ArgumentParser(
+        prog="python -m scav_jax.features.extract",
+        description=__doc__.splitlines()[0],
+        epilog="Exit code: 0 where all clips were extracted but --max-bad, 1 where more are bad or nothing could be "
+        "done, 2 for wrong flags. docs/encoders.md describes networks and their weights.",
+    )
+    parser.add_argument(
+        "--media", required=True, help="folder of media files, searched with its subfolders, or a .csv: file[,id,...]"
+    )
     parser.add_argument("--out", required=True, help="folder for <id>.npz; run again, it resumes")
-    parser.add_argument("--visual", default="pixels", choices=extractor_names("visual"))
-    parser.add_argument("--audio", default="logmel", choices=extractor_names("audio"))
-    parser.add_argument("--visual-rate-hz", type=float, help="frames a second (default: the extractor's)")
-    parser.add_argument("--audio-rate-hz", type=float, help="steps a second (default: the extractor's)")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.add_argument("--max-bad", type=int, default=0, help="exit 0 with up to so many bad files")
+    add_extractor_flags(parser)
+    parser.add_argument("--clip-s", type=float, help="take at most so many seconds of each file, from its start")
+    parser.add_argument("--cut", action="store_true", help="cut each file into consecutive clips of --clip-s seconds")
+    parser.add_argument("--slice", default="0/1", metavar="I/N", help="of N hosts, this is the I-th, from 0 on")
+    parser.add_argument("--workers", type=int, help="processes that decode (default: one a core)")
+    parser.add_argument("--max-bad", type=int, default=0, help="exit 0 with up to so many bad clips")
     options = parser.parse_args(arguments)
     # One process a core: BLAS threads on top of them only fight for the cores. The workers inherit it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        extractors = [
-            make_extractor(name, **({} if rate_hz is None else {"rate_hz": rate_hz}))
-            for name, rate_hz in (
-                (options.visual, options.visual_rate_hz),
-                (options.audio, options.audio_rate_hz),
-            )
-        ]
-        report = extract(options.media, options.out, extractors, num_workers=options.workers)
+        host, hosts = (int(number) for number in options.slice.split("/"))
+    except ValueError:
+        parser.error(f"--slice: expected I/N, got {options.slice}")
+    try:
+        task = Task(options.clip_s, options.cut, host, hosts)
+        extractors, encoders = extractors_of(options)
+        report = extract(
+            options.media, options.out, extractors, encoders=encoders, task=task, num_workers=options.workers
+        )
     except (ValueError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
     print(f"{report.num_extracted} extracted, {report.num_resumed} there before, {len(report.bad)} bad: {options.out}")
     if len(report.bad) > options.max_bad:
-        print(f"error: {len(report.bad)} bad files (see {options.out}/skipped.csv)", file=sys.stderr)
+        print(f"error: {len(report.bad)} bad files (see {options.out}/{task.name('skipped', '.csv')})", file=sys.stderr)
         return 1
     return 0
 

@@ -1,7 +1,8 @@
-"""What turns one clip's media into one feature sequence: the interface, and two light extractors without weights.
+"""What turns one clip's media into one feature sequence: the interface, and the settings of every extractor there is.
 
-An extractor is a frozen dataclass whose fields are its settings. `read` decodes what it needs (in a worker process)
-and the call computes features from that, so that a pretrained network can decode on many cores and compute elsewhere.
+An extractor is a frozen dataclass whose fields are its settings. `read` decodes what it needs, in a worker process. A
+light one then computes its features there and then; a network's are computed by features/networks.py, on the
+accelerator, of what many workers read.
 """
 
 import dataclasses
@@ -9,12 +10,13 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from scav_jax.features import media
+from scav_jax.features import media, pictures
+from scav_jax.features.media import WHOLE, MediaError, Span
 
 
 @runtime_checkable
@@ -34,10 +36,20 @@ class Extractor(Protocol):
     @property
     def width(self) -> int: ...
 
-    def read(self, path: Path) -> np.ndarray:
-        """Decodes what the call needs; MediaError where the file does not have it."""
+    def read(self, path: Path, span: Span = WHOLE) -> np.ndarray:
+        """Decodes what the features are computed of: frames or a waveform. MediaError where the file has none."""
+
+
+@runtime_checkable
+class Light(Extractor, Protocol):
+    """An extractor without weights, computed where the media are read."""
 
     def __call__(self, media: np.ndarray) -> Float32[np.ndarray, "length width"]: ...
+
+
+def has_network(extractor: Extractor) -> TypeGuard["ClipFrames | Beats"]:
+    """Whether its features are computed by a network, on the accelerator."""
+    return not isinstance(extractor, Light)
 
 
 @dataclass(frozen=True)
@@ -67,8 +79,9 @@ class Pixels:
     def width(self) -> int:
         return 2 * self.rows * self.columns
 
-    def read(self, path: Path) -> UInt8[np.ndarray, "n height width 3"]:
-        return media.read_frames(path, self.rate_hz, size=(self.rows * self.patch, self.columns * self.patch))
+    def read(self, path: Path, span: Span = WHOLE) -> UInt8[np.ndarray, "n height width 3"]:
+        size = self.rows * self.patch, self.columns * self.patch
+        return media.read_frames(path, self.rate_hz, size=size, span=span)
 
     def __call__(self, media: UInt8[np.ndarray, "n height width 3"]) -> Float32[np.ndarray, "n features"]:
         luma = media @ np.array([0.299, 0.587, 0.114], np.float32) / 255
@@ -107,8 +120,8 @@ class LogMel:
     def width(self) -> int:
         return self.bands
 
-    def read(self, path: Path) -> Float32[np.ndarray, " S"]:
-        return media.read_sound(path, self.sample_rate_hz)
+    def read(self, path: Path, span: Span = WHOLE) -> Float32[np.ndarray, " S"]:
+        return media.read_sound(path, self.sample_rate_hz, span=span)
 
     def __call__(self, media: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, "m bands"]:
         num_steps = max(1, round(len(media) / self.sample_rate_hz * self.rate_hz))
@@ -138,7 +151,68 @@ def _mel_filters(sample_rate_hz: int, window: int, bands: int) -> np.ndarray:
     return filters
 
 
-_EXTRACTORS: dict[str, Any] = {extractor.name: extractor for extractor in (Pixels, LogMel)}
+@dataclass(frozen=True)
+class ClipFrames:
+    """A vector a frame by a CLIP vision tower (models/clip.py has models and outputs).
+
+    resize: on the host by PIL, as CLIP was trained, or on the device, which compiles once for each size of picture.
+    precision: of the network's products. weights: sha256 of their file, "random" without one.
+    """
+
+    rate_hz: float = 4.0
+    model: str = "clip-vit-b32"
+    output: str = ""
+    resize: str = "host"
+    precision: str = "float32"
+    weights: str = "random"
+
+    name: ClassVar[str] = "clip"
+    version: ClassVar[str] = "1"
+    modality: ClassVar[str] = "visual"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
+            raise ValueError(f"clip rate_hz: expected a positive rate, got {self.rate_hz}")
+        if self.resize not in ("host", "device"):
+            raise ValueError(f"clip resize: expected host or device, got {self.resize!r}")
+
+    @property
+    def width(self) -> int:
+        from scav_jax.models import clip
+
+        return clip.width(self.model, self.output)
+
+    def read(self, path: Path, span: Span = WHOLE) -> UInt8[np.ndarray, "n height width 3"]:
+        frames = media.read_frames(path, self.rate_hz, span=span)
+        return pictures.resize(frames) if self.resize == "host" else frames
+
+
+@dataclass(frozen=True)
+class Beats:
+    """A vector every 0.16 s of sound by BEATs: the mean of its tokens over the bands. precision, weights: as above."""
+
+    precision: str = "float32"
+    weights: str = "random"
+
+    name: ClassVar[str] = "beats"
+    version: ClassVar[str] = "1"
+    modality: ClassVar[str] = "audio"
+    width: ClassVar[int] = 768
+    rate_hz: ClassVar[float] = 6.25
+    sample_rate_hz: ClassVar[int] = 16_000
+    shortest: ClassVar[int] = 2800  # samples of one step
+    longest_s: ClassVar[float] = 120.0  # attention grows with the square of the length
+
+    def read(self, path: Path, span: Span = WHOLE) -> Float32[np.ndarray, " S"]:
+        sound = media.read_sound(path, self.sample_rate_hz, span=span)
+        if not self.shortest <= len(sound) <= self.longest_s * self.sample_rate_hz:
+            raise MediaError(
+                path, f"sound of {len(sound) / self.sample_rate_hz:.2f} s; BEATs takes 0.175 to {self.longest_s:g} s"
+            )
+        return sound
+
+
+_EXTRACTORS: dict[str, Any] = {extractor.name: extractor for extractor in (Pixels, ClipFrames, LogMel, Beats)}
 
 
 def extractor_names(modality: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Media files in and out: frames picked by timestamp, sound as a mono waveform, small H.264 + AAC clips written.
 
-The clip's time runs from the container's start, so frames and sound share one clock, to the end that its video stream
-states (AAC pads the sound to whole packets), or without a video stream to the end of the container.
+A file's time runs from where its video stream starts, so frames and sound share one clock, to the end that this stream
+states (AAC pads the sound to whole packets); without a video stream from the container's start to its end.
 """
 
 import os
@@ -19,6 +19,13 @@ from jaxtyping import Float, Float32, UInt8
 # A stream that ends this much before its stated end was cut off; less is the usual slack of containers.
 _SLACK_S = 0.5
 _MICROSECONDS = 1_000_000
+_ROUNDING_S = 1e-6  # of timestamps in containers
+_RUN_UP_S = 0.5  # of sound decoded before a part, for codecs that lean on what came before
+
+# How frames and samples are placed in time; another rule, other features.
+TIMESTAMPS = (
+    "frame i is the latest shown at (i + 0.5) / rate_hz from the start of the video stream; sound from there on"
+)
 
 
 class MediaError(Exception):
@@ -31,6 +38,17 @@ class MediaError(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Part of a file: `length_s` seconds from `start_s` on, or up to the end where that is sooner or length is None."""
+
+    start_s: float = 0.0
+    length_s: float | None = None
+
+
+WHOLE = Span()
 
 
 @dataclass(frozen=True)
@@ -49,13 +67,13 @@ def probe(path: str | Path) -> MediaInfo:
 
 
 def read_frames(
-    path: str | Path, rate_hz: float, *, size: tuple[int, int] | None = None
+    path: str | Path, rate_hz: float, *, size: tuple[int, int] | None = None, span: Span = WHOLE
 ) -> UInt8[np.ndarray, "n height width 3"]:
-    """RGB frames at the times t_i = (i + 0.5) / rate_hz, i < n = max(1, round(duration_s * rate_hz)).
+    """RGB frames at the times t_i = (i + 0.5) / rate_hz of the span, i < n = max(1, round(its seconds * rate_hz)).
 
     Each is the latest frame shown at t_i (pts * time_base <= t_i), the first frame where the video starts later.
-    `size` (height, width) scales by area; rotation metadata is applied. MediaError: zero bytes, no video stream,
-    truncated (ends 0.5 s or more before its stated end), undecodable.
+    `size` (height, width) scales by area; rotation metadata is applied. MediaError: zero bytes, no video stream, one
+    frame only, truncated (ends 0.5 s or more before its stated end), undecodable, over before the span begins.
     """
     if rate_hz <= 0:
         raise ValueError(f"rate_hz: expected a positive rate, got {rate_hz}")
@@ -63,33 +81,40 @@ def read_frames(
         streams = _videos(container)
         if not streams:
             raise MediaError(path, "no video stream")
-        start_s, duration_s = _start_s(container), _duration_s(container, path)
-        times_s = (np.arange(max(1, round(duration_s * rate_hz))) + 0.5) / rate_hz
+        start_s, length_s = _start_s(container), _length_s(container, path, span)
+        times_s = span.start_s + (np.arange(max(1, round(length_s * rate_hz))) + 0.5) / rate_hz
         streams[0].thread_count = 1  # extraction runs one process a core
         convert = _converter(size)
         images: list[np.ndarray] = []
-        shown, end_s = None, 0.0
+        shown, count, end_s = None, 0, 0.0
+        _seek(container, start_s + span.start_s)
         for frame in container.decode(streams[0]):
             if frame.pts is None:
                 continue
             time_s = float(frame.pts * frame.time_base) - start_s
-            due = int(np.searchsorted(times_s, time_s)) - len(images)  # target times before this frame
+            due = int(np.searchsorted(times_s, time_s - _ROUNDING_S)) - len(images)  # target times before this frame
             if shown is not None and due > 0:
                 images.extend([convert(shown)] * due)
-            shown, end_s = frame, time_s + float((frame.duration or 0) * frame.time_base)
+            shown, count = frame, count + 1
+            end_s = time_s + float((frame.duration or 0) * frame.time_base)
+            if time_s > times_s[-1]:
+                break
         if shown is None:
             raise MediaError(path, "no frame could be decoded")
-        _check_end(path, "video", end_s, duration_s)
+        if count == 1 and span.start_s == 0:
+            raise MediaError(path, "one frame only")
+        _check_end(path, "video", end_s, span.start_s + length_s)
         images.extend([convert(shown)] * (len(times_s) - len(images)))
         return np.stack(images)
 
 
-def read_sound(path: str | Path, rate_hz: int) -> Float32[np.ndarray, " S"]:
-    """Mono waveform, S = round(duration_s * rate_hz) samples, full scale = 1, silence where the stream has no sound.
+def read_sound(path: str | Path, rate_hz: int, *, span: Span = WHOLE) -> Float32[np.ndarray, " S"]:
+    """Mono waveform of the span, S = round(its seconds * rate_hz) samples, full scale = 1, silence where the stream has
+    no sound.
 
     Several channels are mixed as FFmpeg does, so that their sum may exceed 1.
 
-    MediaError: zero bytes, no sound stream, truncated, undecodable.
+    MediaError: zero bytes, no sound stream, truncated, undecodable, over before the span begins.
     """
     import_av()
     from av.audio.resampler import AudioResampler
@@ -98,24 +123,29 @@ def read_sound(path: str | Path, rate_hz: int) -> Float32[np.ndarray, " S"]:
         if not container.streams.audio:
             raise MediaError(path, "no sound stream")
         stream = container.streams.audio[0]
-        start_s, duration_s = _start_s(container), _duration_s(container, path)
+        start_s, length_s = _start_s(container), _length_s(container, path, span)
+        stop_s = span.start_s + length_s
         resampler = AudioResampler(format="flt", layout="mono", rate=rate_hz)
         first_s: float | None = None
         chunks: list[np.ndarray] = []
+        _seek(container, start_s + span.start_s - _RUN_UP_S)
         for frame in container.decode(stream):
+            time_s = float((frame.pts or 0) * frame.time_base) - start_s
             if first_s is None:
-                first_s = float((frame.pts or 0) * frame.time_base) - start_s
+                first_s = time_s
+            if time_s > stop_s:
+                break
             chunks.extend(chunk.to_ndarray()[0] for chunk in resampler.resample(frame))
-        if first_s is None:
+        if first_s is None or not chunks:
             raise MediaError(path, "no sound could be decoded")
         chunks.extend(chunk.to_ndarray()[0] for chunk in resampler.resample(None))
         samples = np.concatenate(chunks)
         if stream.duration is not None:
             stated_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - start_s
-            _check_end(path, "sound", first_s + len(samples) / rate_hz, min(stated_s, duration_s))
-    offset = round(first_s * rate_hz)
+            _check_end(path, "sound", first_s + len(samples) / rate_hz, min(stated_s, stop_s))
+    offset = round((first_s - span.start_s) * rate_hz)
     samples = samples[max(0, -offset) :]
-    sound = np.zeros(max(1, round(duration_s * rate_hz)), np.float32)
+    sound = np.zeros(max(1, round(length_s * rate_hz)), np.float32)
     target = sound[max(0, offset) :][: len(samples)]
     target[:] = samples[: len(target)]
     return sound
@@ -197,18 +227,34 @@ def _videos(container: Any) -> list[Any]:
 
 
 def _start_s(container: Any) -> float:
+    for stream in _videos(container)[:1]:
+        if stream.start_time is not None:
+            return float(stream.start_time * stream.time_base)
     return (container.start_time or 0) / _MICROSECONDS
 
 
 def _duration_s(container: Any, path: str | Path) -> float:
     for stream in _videos(container)[:1]:
         if stream.duration is not None:
-            return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _start_s(container)
+            return float(stream.duration * stream.time_base)
     if not container.duration:
         raise MediaError(path, "states no duration")
     duration_s = container.duration / _MICROSECONDS
     # FFmpeg writes the time of the end as a Matroska file's duration
     return duration_s - max(0.0, _start_s(container)) if "matroska" in container.format.name else duration_s
+
+
+def _length_s(container: Any, path: str | Path, span: Span) -> float:
+    rest_s = _duration_s(container, path) - span.start_s
+    if rest_s <= 0:
+        raise MediaError(path, f"over before the clip begins, at {span.start_s + rest_s:.2f} s of {span.start_s:.2f} s")
+    return rest_s if span.length_s is None else min(rest_s, span.length_s)
+
+
+def _seek(container: Any, time_s: float) -> None:
+    """To a point at or before this time of the container, from which everything can be decoded."""
+    if time_s > (container.start_time or 0) / _MICROSECONDS:
+        container.seek(round(time_s * _MICROSECONDS), backward=True)
 
 
 def _check_end(path: str | Path, what: str, end_s: float, stated_s: float) -> None:

@@ -1,13 +1,10 @@
 """CLIP's vision towers: `load` or `init` parameters, then `apply` them to pictures. Pure functions, differentiable."""
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
@@ -89,7 +86,7 @@ def resize(frames: UInt8[Array, "n height width 3"]) -> UInt8[Array, "n size siz
     """Frames of any size -> pictures: shortest edge to 224 by an anti-aliased bicubic filter, then the centre square.
 
     `jax.image`'s filter, rounded after either direction as PIL does, with which CLIP was trained. PIL's weights are
-    integers, hence the two are up to 2 of 255 apart, few pixels at all.
+    integers, hence the two (features/pictures.py) are up to 2 of 255 apart, few pixels at all.
     """
     height, wide = resized(frames.shape[1], frames.shape[2])
     scaled = frames.astype(jnp.float32)
@@ -105,25 +102,6 @@ def resized(height: int, wide: int) -> tuple[int, int]:
     short, long = min(height, wide), max(height, wide)
     scaled = int(SIZE * long / short)
     return (SIZE, scaled) if height <= wide else (scaled, SIZE)
-
-
-def resize_as_trained(frames: UInt8[np.ndarray, "n height width 3"]) -> UInt8[np.ndarray, "n size size 3"]:
-    """Frames of any size -> pictures, by transformers' processor on PIL: what CLIP's own code does."""
-    try:
-        processor = _processor()
-    except ImportError as error:
-        raise ImportError(f"CLIP's processor needs transformers: pip install 'scav-jax[media]' ({error})") from error
-    made = processor(list(frames), do_rescale=False, do_normalize=False, input_data_format="channels_last")
-    return np.stack(made["pixel_values"]).astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-@cache
-def _processor() -> Any:
-    from transformers import CLIPImageProcessorPil
-
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, do_convert_rgb=False
-    )
 
 
 def _config(model: str, output: str) -> VitConfig | ResNetConfig:
