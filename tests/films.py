@@ -49,9 +49,11 @@ def write_film(
     sound=True,
     pitch_hz=440.0,
     base=BASE,
+    onset=0.5,
     options=None,
 ):
-    """`turns`: quarter turns that the stored picture needs, counter-clockwise; `times_s`: when the frames are shown."""
+    """A film; `times_s`: when its frames are shown; `turns`: quarter turns, counter-clockwise, that the stored picture
+    needs; `onset`: of the tone, as a share of the length."""
     times_s = np.arange(round(length_s * RATE_HZ)) / RATE_HZ if times_s is None else times_s
     with av.open(path, "w", options=options or {}) as container:
         streams = []
@@ -75,7 +77,7 @@ def write_film(
             container.mux(video.encode(None))
         if sound:
             at_s = np.arange(round(length_s * sound_rate_hz)) / sound_rate_hz
-            wave = np.where(at_s < length_s / 2, 0, 0.4 * np.sin(2 * np.pi * pitch_hz * at_s)).astype(np.float32)
+            wave = np.where(at_s < onset * length_s, 0, 0.4 * np.sin(2 * np.pi * pitch_hz * at_s)).astype(np.float32)
             frame = av.AudioFrame.from_ndarray(np.tile(wave, (audio.channels, 1)), format="fltp", layout=layout)
             frame.sample_rate, frame.pts = sound_rate_hz, round(start_s * sound_rate_hz)
             frame.time_base = Fraction(1, sound_rate_hz)

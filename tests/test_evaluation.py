@@ -125,13 +125,21 @@ def test_wasserstein_logs_its_marginal_error():
 def test_protocol_describes_each_gallery():
     columns = (FACTS.ids, ["test"] * 4, FACTS.labels, FACTS.groups, FACTS.subsets)
     clips = [Clip(*map(str, facts)) for facts in zip(*columns, strict=True)]
-    store = Store(Path("nowhere"), {"dataset": "hand-made"}, {"test": clips}, None)
+    ledger = {
+        "dataset": "hand-made",
+        "modalities": {"visual": {"extractor": {"name": "clip"}}, "audio": {"extractor": None}},
+        "coverage": {"published": 9, "present": 4},
+        "health": {"silent": {"count": 1}},
+    }
+    store = Store(Path("nowhere"), ledger, {"test": clips}, None)
     protocol = evaluation.protocol(config(seed=5), store, "test", 7)
     expected = dict(
         dataset="hand-made", split="test", gallery_size=4, method="scav", trained_with="euclidean", seed=5, step=7
     )
     assert {key: protocol[key] for key in expected} == expected
     assert protocol["ids_sha256"] == ids_sha256(["a", "b", "c", "d"])
+    assert protocol["extractors"] == {"visual": {"name": "clip"}, "audio": None}
+    assert (protocol["coverage"], protocol["health"]) == (ledger["coverage"], ledger["health"])
     assert protocol["subsets"] == {
         "all": {"gallery_size": 4, "group_size": 2, "chance_R@1": 25.0},
         "order": {"gallery_size": 2, "group_size": 2, "chance_R@1": 50.0},

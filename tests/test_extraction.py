@@ -68,6 +68,11 @@ def test_files_are_cut_and_shared_by_hosts(tmp_path):
     assert "torn," in "".join(path.read_text() for path in (tmp_path / "out").glob("skipped-*-of-2.csv"))
     with pytest.raises(ValueError, match="was extracted with other clips"):
         extract(media, tmp_path / "out", extractors, num_workers=0, progress=False)
+    for length_s in (None, 0.5):
+        with pytest.raises(ValueError, match="cut: expected a clip length of whole seconds"):
+            Task(length_s=length_s, cut=True)
+    with pytest.raises(ValueError, match="clip length: expected seconds above 0, got -1"):
+        Task(length_s=-1.0)
 
 
 @pytest.mark.parametrize(("count", "kills"), [(28, 2), pytest.param(200, 10, marks=pytest.mark.heavy)])

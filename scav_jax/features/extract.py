@@ -59,8 +59,8 @@ class Task:
     def __post_init__(self) -> None:
         if self.length_s is not None and not 0 < self.length_s < float("inf"):
             raise ValueError(f"clip length: expected seconds above 0, got {self.length_s:g}")
-        if self.cut and self.length_s is None:
-            raise ValueError("cut: expected a clip length to cut to, got none")
+        if self.cut and (self.length_s is None or self.length_s != int(self.length_s)):  # ids have whole seconds
+            raise ValueError(f"cut: expected a clip length of whole seconds to cut to, got {self.length_s}")
 
     def items(self, media: str | Path) -> tuple[list[Item], dict[str, tuple[Path, str]]]:
         """This host's clips, and what cannot even be cut."""

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,26 @@ class Plan:
 
 def plan_store(
     features: str | Path | Mapping[str, str | Path],
-    clips_csv: str | Path | None = None,
+    clips_csv: str | Path | Sequence[Clip] | None = None,
     *,
     name: str = "own",
     rates_hz: Mapping[str, float] | None = None,
     media: str | Path | None = None,
+    facts: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Plan:
     """Checks a folder of <id>.npz, or one folder of <id>.npy per modality, and what a store of it would hold.
 
-    `clips_csv` gives splits, labels, groups and subsets; without it (or without its split column) SPLIT_RULE splits.
-    Rates and extractors come from the folder's extraction.json where it has one, else rates from `rates_hz`. `media` is
-    the folder of the clips' video files. Raises one FeatureError that lists every bad file and every clip without
-    features or without a row in the table.
+    `clips_csv` gives splits, labels, groups and subsets, or is the clips themselves; without it (or without its split
+    column) SPLIT_RULE splits. Rates and extractors come from the folder's extraction.json where it has one, else rates
+    from `rates_hz`. `media` is the folder of the clips' video files, `facts` what else the ledger is to say. Raises one
+    FeatureError that lists every bad file and every clip without features or without a row in the table.
     """
     folder: FeatureFolder = NpyFolders(features) if isinstance(features, Mapping) else NpzFolder(features)
-    clips = (
-        split_by_group(Clip(clip_id, "train") for clip_id in folder.ids) if clips_csv is None else read_clips(clips_csv)
-    )
+    if clips_csv is None:
+        clips = split_by_group(Clip(clip_id, "train") for clip_id in folder.ids)
+    else:
+        clips = read_clips(clips_csv) if isinstance(clips_csv, str | Path) else list(clips_csv)
     inspection = inspect(folder, progress=progress)
     listed, found = {clip.id for clip in clips}, set(folder.ids)
     problems = [
@@ -67,9 +69,10 @@ def plan_store(
         "modalities": _modalities(inspection, record, rates_hz or {}),
         "splits": {split: len(members) for split, members in splits.items()},
         "ids_sha256": {split: ids_sha256([clip.id for clip in members]) for split, members in splits.items()},
-        "split_rule": SPLIT_RULE if clips_csv is None or not _has_splits(clips_csv) else "given",
+        "split_rule": "given" if _gives_splits(clips_csv) else SPLIT_RULE,
         "decoder": record["decoder"] if record else None,
         "media": None if media is None else str(media),
+        **(facts or {}),
     }
     return Plan(folder, inspection, splits, ledger)
 
@@ -94,7 +97,9 @@ def describe_plan(plan: Plan) -> str:
     return "\n".join([*lines, f"about {num_bytes / 1e6:.3g} MB"])
 
 
-def _has_splits(clips_csv: str | Path) -> bool:
+def _gives_splits(clips_csv: str | Path | Sequence[Clip] | None) -> bool:
+    if not isinstance(clips_csv, str | Path):
+        return clips_csv is not None
     with Path(clips_csv).open(newline="", encoding="utf-8-sig") as file:
         return "split" in next(csv.reader(file))
 
