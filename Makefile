@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEEDS ?= 1
+EXTRACTOR ?= pixels+logmel
+CLIP_WEIGHTS ?=
+BEATS_WEIGHTS ?=
 # Where pip may find a PyTorch without CUDA: TORCH_INDEX=https://download.pytorch.org/whl/cpu make test
 TORCH_INDEX ?=
 
@@ -29,6 +32,7 @@ endif
 
 help:
 	@echo "make demo [SEEDS=3]   render, extract, train CAV and SCAV, evaluate, report to runs/demo/report.html"
+	@echo "                      [EXTRACTOR=clip+beats CLIP_WEIGHTS=FILE BEATS_WEIGHTS=FILE] with pretrained networks"
 	@echo "make install          .venv with all that demo, test and bench need"
 	@echo "make test             lint, types and tests, at most 15 minutes on two cores"
 	@echo "make test-heavy       the tests that take longer"
@@ -37,7 +41,8 @@ help:
 	@echo "make clean            delete .venv, runs/ and the rendered data"
 
 demo: announce $(VENV)/.media
-	@$(BIN)/python demo.py --seeds=$(SEEDS)
+	@$(BIN)/python demo.py --seeds=$(SEEDS) --extractor=$(EXTRACTOR) $(addprefix --clip-weights=,$(CLIP_WEIGHTS)) \
+	  $(addprefix --beats-weights=,$(BEATS_WEIGHTS))
 
 announce: $(BIN)/python
 	@echo "$$($(BIN)/python -V) in $(VENV), with jax, flax, optax, orbax, ott-jax, grain, tensorflow-datasets, librosa, PyAV"
@@ -62,7 +67,7 @@ bench: $(VENV)/.bench $(VENV)/libtpu $(VENV)/references demo
 	$(BIN)/python -m benchmarks.grid
 
 clean:
-	rm -rf $(VENV) runs data/marimba/world data/marimba/store
+	rm -rf $(VENV) runs data/marimba/world data/marimba/store data/marimba/clip+beats
 
 # One stamp an extra of pyproject.toml: installed again when that file changes.
 $(VENV)/.%: pyproject.toml | $(BIN)/python

@@ -1,6 +1,7 @@
 """The whole method at once: renders marimba clips, trains CAV and SCAV on them, evaluates, reports.
 
 python demo.py [--seeds=3 --steps=500]     (make demo [SEEDS=3] installs what it needs first)
+python demo.py --extractor=clip+beats [--clip-weights=FILE --beats-weights=FILE]
 
 Stops and goes on at will: what is done is not done again. The commands it runs are printed; each works on its own.
 """
@@ -16,15 +17,24 @@ from importlib.metadata import version
 from pathlib import Path
 
 from configs import marimba as demo_config
-from data.marimba.prepare import STORE
+from data.marimba.prepare import LIGHT, NETWORKS
+from data.marimba.prepare import ROOT as DATA
 from scav_jax import significance
 from scav_jax.report import write_report
 from scav_jax.results import markdown_tables, pool_seeds, summary_rows, terminal_table
 
-ROOT = Path("runs/demo")
 METHODS = ("cav", "euclidean", "dtw", "wasserstein")
 # Seconds on two cores of a 2026 server: the first guess of the time left, corrected by how the stages really go.
-SECONDS = {"data": 90, "cav": 40, "euclidean": 40, "dtw": 60, "wasserstein": 80, "eval": 20, "report": 20}
+SECONDS = {
+    "data": 90,
+    "networks": 240,
+    "cav": 40,
+    "euclidean": 40,
+    "dtw": 60,
+    "wasserstein": 80,
+    "eval": 20,
+    "report": 20,
+}
 
 
 class Stages:
@@ -51,27 +61,41 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, default=demo_config.get_config().steps, help="of a run (default: %(default)s)"
     )
+    parser.add_argument(
+        "--extractor",
+        default=LIGHT,
+        choices=(LIGHT, NETWORKS),
+        help="of the features (default: %(default)s); the networks see a twentieth of the clips",
+    )
+    parser.add_argument("--clip-weights", help="file of CLIP ViT-B/32 (default: random weights)")
+    parser.add_argument("--beats-weights", help="BEATs checkpoint (default: random weights)")
     options = parser.parse_args()
     if options.seeds < 1:
         parser.error("--seeds: expected at least 1")
+    light = options.extractor == LIGHT
+    if light and (options.clip_weights or options.beats_weights):
+        parser.error(f"--clip-weights, --beats-weights: expected with --extractor={NETWORKS}")
+    root = Path("runs/demo" if light else f"runs/demo-{NETWORKS}")
+    data = Path(DATA) if light else Path(DATA) / NETWORKS
+    store = data / "store"
     seeds = range(options.seeds)
-    runs = {(method, seed): ROOT / f"{method}-seed{seed}" for seed in seeds for method in METHODS}
-    todo = {key: run for key, run in runs.items() if not _is_evaluated(run, options.steps)}
+    runs = {(method, seed): root / f"{method}-seed{seed}" for seed in seeds for method in METHODS}
+    todo = {key: run for key, run in runs.items() if not _is_evaluated(run, store, options.steps)}
 
-    planned = [] if Path(STORE).exists() else [("render, extract, pack", SECONDS["data"])]
+    planned = [] if store.exists() else [("render, extract, pack", SECONDS["data" if light else "networks"])]
     for method, seed in todo:
         planned.append((f"train {method}, seed {seed}", SECONDS[method]))
         planned.append((f"evaluate {method}, seed {seed}", SECONDS["eval"]))
     minutes = (sum(seconds for _, seconds in planned) + SECONDS["report"]) / 60
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "orbax-checkpoint", "av"))
     print(f"Python {platform.python_version()} ({sys.executable})\n{packages}")
-    print(f"about {minutes:.0f} minutes on two cores, 0.4 GB in data/marimba and {ROOT}", flush=True)
+    print(f"about {minutes:.0f} minutes on two cores, 0.4 GB in {data} and {root}", flush=True)
 
     stages = Stages(planned)
-    if not Path(STORE).exists():
-        stages.run(["python", "-m", "data.marimba"])
+    if not store.exists():
+        stages.run(["python", "-m", "data.marimba", *([] if light else _network_flags(options, data))])
     for (method, seed), run in todo.items():
-        overrides = _overrides(method, seed, options.steps)
+        overrides = _overrides(method, seed, options.steps) + ([] if light else [f"--config.data.store={store}"])
         stages.run(["python", "train.py", "--config=configs/marimba.py", f"--workdir={run}", *overrides])
         stages.run(["python", "eval.py", f"--workdir={run}", "--noreport"])
 
@@ -81,15 +105,15 @@ def main() -> None:
     intervals = significance.intervals(hits)
     write_report(
         folders,
-        ROOT / "report.html",
+        root / "report.html",
         title="Marimba: what contrasting sequences finds",
         pooled=intervals,
-        summary=ROOT / "summary.json",
+        summary=root / "summary.json",
     )
     rows = pool_seeds(summary_rows(folders), intervals)
-    (ROOT / "results.md").write_text(markdown_tables(rows, significance.differences(hits)))
+    (root / "results.md").write_text(markdown_tables(rows, significance.differences(hits)))
     print(terminal_table(rows))
-    print((ROOT / "report.html").resolve())
+    print((root / "report.html").resolve())
 
 
 def _overrides(method: str, seed: int, steps: int) -> list[str]:
@@ -97,9 +121,15 @@ def _overrides(method: str, seed: int, steps: int) -> list[str]:
     return [chosen, f"--config.seed={seed}", f"--config.steps={steps}"]
 
 
-def _is_evaluated(run: Path, steps: int) -> bool:
+def _network_flags(options: argparse.Namespace, data: Path) -> list[str]:
+    files = {"--clip-weights": options.clip_weights, "--beats-weights": options.beats_weights}
+    given = [f"{flag}={path}" for flag, path in files.items() if path]
+    return [f"--out={data}", "--scale=0.05", f"--extractor={NETWORKS}", *given]
+
+
+def _is_evaluated(run: Path, store: Path, steps: int) -> bool:
     """Whether RUN/eval holds what this demo asks for, and not another split, store or number of steps."""
-    metrics, ledger = run / "eval" / "metrics.json", Path(STORE) / "ledger.json"
+    metrics, ledger = run / "eval" / "metrics.json", store / "ledger.json"
     if not (metrics.exists() and ledger.exists()):
         return False
     protocol, split = json.loads(metrics.read_text())["protocol"], demo_config.get_config().data.test_split

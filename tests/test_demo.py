@@ -16,7 +16,7 @@ def clone(marimba, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone")
     for name in ("train.py", "eval.py", "demo.py"):
         shutil.copy(REPOSITORY / name, folder)
-    sources_only = shutil.ignore_patterns("world", "store", "__pycache__")
+    sources_only = shutil.ignore_patterns("world", "store", "clip+beats", "__pycache__")
     for name in ("configs", "data", "scav_jax"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=sources_only)
     for name in ("world", "store"):
@@ -46,3 +46,27 @@ def test_demo_trains_evaluates_and_reports_once(shell, clone):
     assert again.stdout.splitlines()[-1] == str(report)
     assert {path: path.read_bytes() for path in runs} == runs
     assert json.loads((clone / "runs" / "demo" / "summary.json").read_text())["rows"] == rows
+
+
+@pytest.mark.heavy
+def test_demo_with_networks_of_random_weights(shell, clone):
+    done = shell("demo.py", "--steps=2", "--extractor=clip+beats", cwd=clone)
+    assert done.returncode == 0, done.stderr
+    run = clone / "runs" / "demo-clip+beats"
+    assert done.stdout.splitlines()[-1] == str(run / "report.html")
+    protocol = json.loads((run / "euclidean-seed0" / "eval" / "metrics.json").read_text())["protocol"]
+    assert {name: (entry["name"], entry["weights"]) for name, entry in protocol["extractors"].items()} == {
+        "visual": ("clip", "random"),
+        "audio": ("beats", "random"),
+    }
+    ledger = json.loads((clone / "data" / "marimba" / "clip+beats" / "store" / "ledger.json").read_text())
+    assert {name: (entry["width"], entry["rate_hz"]) for name, entry in ledger["modalities"].items()} == {
+        "visual": (512, 4.0),
+        "audio": (768, 6.25),
+    }
+
+
+def test_weights_without_networks_are_refused(shell, clone):
+    done = shell("demo.py", "--clip-weights=x", cwd=clone)
+    assert done.returncode == 2
+    assert "--clip-weights, --beats-weights: expected with --extractor=clip+beats" in done.stderr

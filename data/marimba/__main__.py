@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from data.marimba.prepare import ROOT, SEED, prepare
+from data.marimba.prepare import LIGHT, NETWORKS, ROOT, SEED, prepare
 
 
 def main() -> int:
@@ -17,10 +17,21 @@ def main() -> int:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the number of clips (default: %(default)s)"
     )
+    parser.add_argument("--extractor", default=LIGHT, choices=(LIGHT, NETWORKS), help="(default: %(default)s)")
+    parser.add_argument("--clip-weights", help="CLIP ViT-B/32's file (default: random weights)")
+    parser.add_argument("--beats-weights", help="BEATs checkpoint (default: random weights)")
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     options = parser.parse_args()
     try:
-        prepare(options.out, seed=options.seed, scale=options.scale, num_workers=options.workers)
+        prepare(
+            options.out,
+            seed=options.seed,
+            scale=options.scale,
+            extractor=options.extractor,
+            clip_weights=options.clip_weights,
+            beats_weights=options.beats_weights,
+            num_workers=options.workers,
+        )
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

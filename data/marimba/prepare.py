@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,19 +19,29 @@ from scav_jax import files
 from scav_jax.features import clips as clip_table
 from scav_jax.features import store
 from scav_jax.features.extract import extract
-from scav_jax.features.extractors import make_extractor
+from scav_jax.features.extractors import Extractor, make_extractor
 
 ROOT = "data/marimba"
 STORE = f"{ROOT}/store"
-EXTRACTORS = (make_extractor("pixels", rate_hz=5.0), make_extractor("logmel", rate_hz=8.0))
+LIGHT, NETWORKS = "pixels+logmel", "clip+beats"
 SEED = 1  # 0 is the world on which difficulty and distance options were tried; nobody looks at 1 before the end
 VERSION = 1  # of score, picture and sound: another number, another world
 
 
-def prepare(out: str | Path = ROOT, *, seed: int = SEED, scale: float = 1.0, num_workers: int | None = None) -> None:
+def prepare(
+    out: str | Path = ROOT,
+    *,
+    seed: int = SEED,
+    scale: float = 1.0,
+    extractor: str = LIGHT,
+    clip_weights: str | None = None,
+    beats_weights: str | None = None,
+    num_workers: int | None = None,
+) -> None:
     """Renders, extracts and packs the world that (seed, scale) stand for below `out`, where it is not there yet.
 
-    ValueError where `out` holds another world, or where a stage fails.
+    extractor: LIGHT, or NETWORKS with these files of weights, random where there is none. ValueError where `out` holds
+    another world, or where a stage fails.
     """
     # One process a core: BLAS threads on top of them only fight for the cores. The workers inherit it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -38,12 +49,36 @@ def prepare(out: str | Path = ROOT, *, seed: int = SEED, scale: float = 1.0, num
     world = out / "world"
     clips = score.clips(seed, scale)
     with files.alone_in(world):  # all processes of a run begin with this
-        _keep_settings(world, {"version": VERSION, "seed": seed, "scale": scale})
+        settings: dict[str, Any] = {"version": VERSION, "seed": seed, "scale": scale}
+        _keep_settings(world, settings if extractor == LIGHT else {**settings, "extractor": extractor})
         if not (out / "store").exists():
-            _prepare(clips, out, seed, num_workers or os.cpu_count() or 1)
+            extractors, encoders = _extractors(extractor, clip_weights, beats_weights)
+            _prepare(clips, out, seed, extractors, encoders, num_workers or os.cpu_count() or 1)
 
 
-def _prepare(clips: list[score.Clip], out: Path, seed: int, num_workers: int) -> None:
+def _extractors(
+    name: str, clip_weights: str | None, beats_weights: str | None
+) -> tuple[list[Extractor], dict[str, Any]]:
+    if name == LIGHT:
+        return [make_extractor("pixels", rate_hz=5.0), make_extractor("logmel", rate_hz=8.0)], {}
+    if name != NETWORKS:
+        raise ValueError(f"extractor: expected {LIGHT} or {NETWORKS}, got {name!r}")
+    from scav_jax.features import networks
+    from scav_jax.features.extractors import Beats, ClipFrames
+
+    visual, see = networks.load(ClipFrames(), clip_weights)
+    audio, hear = networks.load(Beats(), beats_weights)
+    return [visual, audio], {"visual": see, "audio": hear}
+
+
+def _prepare(
+    clips: list[score.Clip],
+    out: Path,
+    seed: int,
+    extractors: list[Extractor],
+    encoders: dict[str, Any],
+    num_workers: int,
+) -> None:
     world = out / "world"
     print(f"marimba: rendering {len(clips)} clips of {score.CLIP_S:g} s into {world / 'media'}", flush=True)
     render(clips, world, seed, num_workers)
@@ -51,7 +86,8 @@ def _prepare(clips: list[score.Clip], out: Path, seed: int, num_workers: int) ->
     report = extract(
         world / "media",
         world / "features",
-        EXTRACTORS,
+        extractors,
+        encoders=encoders,
         num_workers=num_workers,
     )
     if report.bad:
@@ -103,7 +139,7 @@ def _path(world: Path, clip: score.Clip) -> Path:
     return world / "media" / clip.split / f"{clip.id}.mp4"
 
 
-def _keep_settings(world: Path, settings: dict[str, float]) -> None:
+def _keep_settings(world: Path, settings: dict[str, Any]) -> None:
     path = world / "world.json"
     if path.exists():
         kept = json.loads(path.read_text())
