@@ -36,7 +36,7 @@ help:
 	@echo "make install          .venv with all that demo, test and bench need"
 	@echo "make test             lint, types and tests, at most 15 minutes on two cores"
 	@echo "make test-heavy       the tests that take longer"
-	@echo "make bench            the tables of benchmarks/results: the distances beside their peers, what bfloat16 changes,"
+	@echo "make bench            the tables of benchmarks/results: distances and networks beside their peers, bfloat16,"
 	@echo "                      a batch of 8,192, steps for pods, and the grids of 36 trainings; about two hours"
 	@echo "make clean            delete .venv, runs/ and the rendered data"
 
@@ -62,6 +62,7 @@ test-heavy: $(VENV)/.test $(VENV)/libtpu $(VENV)/references
 bench: $(VENV)/.bench $(VENV)/libtpu $(VENV)/references demo
 	$(BIN)/python -m benchmarks.distances
 	$(BIN)/python -m benchmarks.precision
+	$(BIN)/python -m benchmarks.encoders
 	$(BIN)/python -m benchmarks.scale
 	TPU_LIBRARY_PATH=$(VENV)/libtpu/libtpu/libtpu.so $(BIN)/python -m benchmarks.pods
 	$(BIN)/python -m benchmarks.grid

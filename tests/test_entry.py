@@ -125,7 +125,12 @@ RUNS = [
     ("marimba", ["--config.method=cav"]),
     ("marimba", ["--config.distance.name=dtw"]),
     ("marimba", ["--config.distance.name=wasserstein", "--config.distance.num_iterations=5"]),
-    *((config, []) for config in CONFIGS if config != "marimba"),
+    # The configs of data sets have base's model: the longest compile is enough once in every run of the tests.
+    *(
+        pytest.param(config, [], marks=() if config == "base" else pytest.mark.heavy)
+        for config in CONFIGS
+        if config != "marimba"
+    ),
 ]
 
 

@@ -211,6 +211,31 @@ def test_command_exit_codes(tmp_path, capsys):
     assert usage.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--visual=clip"], 1, "--clip-weights: expected a file (or --random-weights, to try things out)"),
+        (["--audio=beats", "--audio-rate-hz=5"], 1, "--audio-rate-hz: expected 6.25 with BEATs, got 5"),
+        (["--visual=clip", "--clip-weights=none.pt"], 1, "none.pt: expected a file of weights, found none"),
+        (["--visual=clip", "--clip-model=vit", "--random-weights"], 1, "model: expected one of clip-vit-b32"),
+        (["--visual=clip", "--clip-output=map", "--random-weights"], 1, "output: expected one of projection, class"),
+        (["--cut"], 1, "cut: expected a clip length of whole seconds to cut to, got None"),
+        (["--slice=3/2"], 1, "slice: expected I/N with 0 <= I < N, got 3/2"),
+        (["--slice=one"], 2, "--slice: expected I/N, got one"),
+        (["--visual=vgg"], 2, "invalid choice: 'vgg'"),
+    ],
+)
+def test_flags_that_cannot_be_are_named(flags, code, message, tmp_path, capsys):
+    (tmp_path / "film.mp4").touch()
+    arguments = ["--media", str(tmp_path), "--out", str(tmp_path / "out"), "--workers=0", *flags]
+    try:
+        assert extraction.main(arguments) == code
+    except SystemExit as usage:
+        assert usage.code == code
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.npz"))
+
+
 def test_workers_import_no_heavy_package():
     code = (
         "import sys, scav_jax.features.extract; "
