@@ -214,8 +214,8 @@ def test_command_exit_codes(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--visual=clip"], 1, "--clip-weights: expected a file (or --random-weights, to try things out)"),
-        (["--audio=beats", "--audio-rate-hz=5"], 1, "--audio-rate-hz: expected 6.25 with BEATs, got 5"),
+        (["--visual=clip"], 1, "--clip-weights: expected a file of weights (or --random-weights to try things out)"),
+        (["--audio=beats", "--audio-rate-hz=5"], 1, "--audio-rate-hz: expected 6.25, the rate of BEATs, got 5"),
         (["--visual=clip", "--clip-weights=none.pt"], 1, "none.pt: expected a file of weights, found none"),
         (["--visual=clip", "--clip-model=vit", "--random-weights"], 1, "model: expected one of clip-vit-b32"),
         (["--visual=clip", "--clip-output=map", "--random-weights"], 1, "output: expected one of projection, class"),
@@ -228,10 +228,9 @@ def test_command_exit_codes(tmp_path, capsys):
 def test_flags_that_cannot_be_are_named(flags, code, message, tmp_path, capsys):
     (tmp_path / "film.mp4").touch()
     arguments = ["--media", str(tmp_path), "--out", str(tmp_path / "out"), "--workers=0", *flags]
-    try:
-        assert extraction.main(arguments) == code
-    except SystemExit as usage:
-        assert usage.code == code
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(extraction.main(arguments))
+    assert ended.value.code == code
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.npz"))
 

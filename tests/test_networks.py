@@ -113,7 +113,7 @@ def test_sounds_too_long_or_too_short_for_beats(tmp_path):
 
 def test_settings_that_do_not_exist():
     with pytest.raises(ValueError, match=r"model: expected one of clip-vit-b32, .* got 'clip-vit-h14'"):
-        networks.load(ClipFrames(model="clip-vit-h14"), None)
+        ClipFrames(model="clip-vit-h14")
     with pytest.raises(ValueError, match="precision: expected one of float32, bfloat16, got 'int8'"):
         networks.load(Beats(precision="int8"), None)
     with pytest.raises(ValueError, match="clip resize: expected host or device, got 'gpu'"):

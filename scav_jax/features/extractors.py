@@ -49,7 +49,7 @@ class Light(Extractor, Protocol):
 
 def has_network(extractor: Extractor) -> TypeGuard["ClipFrames | Beats"]:
     """Whether its features are computed by a network, on the accelerator."""
-    return not isinstance(extractor, Light)
+    return not callable(extractor)  # isinstance would ask for its width, and that for JAX, in a worker too
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,9 @@ def _mel_filters(sample_rate_hz: int, window: int, bands: int) -> np.ndarray:
 class ClipFrames:
     """A vector a frame by a CLIP vision tower (models/clip.py has models and outputs).
 
-    resize: on the host by PIL, as CLIP was trained, or on the device, which compiles once for each size of picture.
-    precision: of the network's products. weights: sha256 of their file, "random" without one.
+    output: "" becomes the model's first. resize: on the host by PIL, as CLIP was trained, or on the device, which
+    compiles once for each size of picture. precision: of the network's products. weights: sha256 of their file, or
+    "random".
     """
 
     rate_hz: float = 4.0
@@ -175,6 +176,11 @@ class ClipFrames:
             raise ValueError(f"clip rate_hz: expected a positive rate, got {self.rate_hz}")
         if self.resize not in ("host", "device"):
             raise ValueError(f"clip resize: expected host or device, got {self.resize!r}")
+        # Not in a worker: unpickling does not come here, and a worker needs no JAX.
+        from scav_jax.models import clip
+
+        object.__setattr__(self, "output", self.output or clip.outputs(self.model)[0])
+        clip.width(self.model, self.output)
 
     @property
     def width(self) -> int:

@@ -71,12 +71,10 @@ def load(
 
 
 def _load_clip(extractor: ClipFrames, path: str | Path | None, mesh: Mesh) -> tuple[ClipFrames, Encoder]:
-    model, output = extractor.model, extractor.output or clip.outputs(extractor.model)[0]
-    extractor = replace(extractor, output=output)
+    model, output = extractor.model, extractor.output
     if path is None:
         parameters = clip.init(0, model, output)
     else:
-        clip.width(model, output)
         parameters, weights = clip.load(path, model, output)
         extractor = replace(extractor, weights=weights.sha256)
 
