@@ -130,7 +130,7 @@ def test_from_videos_to_a_store(tmp_path, videos, capsys):
     assert covered["by_split"]["test"] == {"published": 4, "present": 3}
     assert (covered["repeated_rows"], covered["refused_rows"]) == (1, 0)
     assert store.ledger["health"]["clips"] == 18
-    assert store.ledger["health"]["short"]["count"] == 18  # of 10 s
+    assert store.ledger["health"]["short"]["count"] == 0  # of 1 s
 
     (features / "stranger_99_000001.npz").write_bytes((features / "seconds_005_000007.npz").read_bytes())
     assert main(NAME, read, "csv", [*pack, "--out", str(tmp_path / "other")]) == 1

@@ -50,11 +50,15 @@ def extractors_of(options: argparse.Namespace) -> tuple[list[Extractor], dict[st
         extractor = make_extractor(name, **given)
         if has_network(extractor):
             from scav_jax.features import networks
+            from scav_jax.models.weights import KNOWN
 
             if weights[name] is None and not options.random_weights:
                 raise ValueError(
                     f"--{name}-weights: expected a file of weights (or --random-weights to try things out)"
                 )
             extractor, encoders[extractor.modality] = networks.load(extractor, weights[name])
+            if weights[name] is not None:
+                known = KNOWN.get(extractor.weights, "not among the files known here")
+                print(f"{weights[name]}: sha256 {extractor.weights}, {known}", flush=True)
         extractors.append(extractor)
     return extractors, encoders

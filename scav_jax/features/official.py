@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from scav_jax import files
-from scav_jax.features import health
 from scav_jax.features.checks import FeatureError
 from scav_jax.features.clips import Clip, ids_sha256
 from scav_jax.features.extract import read_record
@@ -114,13 +113,7 @@ def plan(official: Official, features: str | Path, media: str | Path | None = No
     clips = official.split_clips(
         Clip(clip_id, entry.split, entry.label, entry.video) for clip_id, entry in entries.items() if entry is not None
     )
-    splits: dict[str, list[str]] = {}
-    for clip in clips:
-        splits.setdefault(clip.split, []).append(clip.id)
-    facts = {
-        "coverage": coverage(official, ids, features),
-        "health": health.report(health.read(features), splits, LENGTH_S),
-    }
+    facts = {"coverage": coverage(official, ids, features)}
     return plan_store(features, clips, name=official.name, media=media, facts=facts, progress=True)
 
 
@@ -150,13 +143,12 @@ def _skipped(features: str | Path) -> set[str]:
     return ids
 
 
-def describe(ledger: Mapping[str, Any]) -> str:
-    """Coverage and health of a store as lines of text."""
-    covered = ledger["coverage"]
+def describe(covered: Mapping[str, Any]) -> str:
+    """A line of text of a store's coverage."""
     share = 100 * covered["present"] / max(1, covered["published"])
     return (
         f"{covered['present']} of {covered['published']} published clips ({share:.1f} %), "
-        f"{covered['skipped']} could not be read\n{health.describe(ledger['health'])}"
+        f"{covered['skipped']} could not be read"
     )
 
 
@@ -191,7 +183,7 @@ def main(name: str, read: Callable[..., Official], list_flag: str, arguments: Se
             raise ValueError(f"{options.features}: expected the folder of an extraction, it has no extraction.json")
         planned = plan(official, options.features, options.media)
         print(describe_plan(planned))
-        print(describe(planned.ledger))
+        print(describe(planned.ledger["coverage"]))
         if not options.dry_run:
             write_store(planned, options.out)
             print(f"wrote {options.out}")

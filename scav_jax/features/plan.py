@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scav_jax.features import health
 from scav_jax.features.checks import FeatureError
 from scav_jax.features.clips import SPLIT_RULE, SPLITS, Clip, ids_sha256, read_clips, split_by_group
 from scav_jax.features.extract import read_record
@@ -72,6 +73,7 @@ def plan_store(
         "split_rule": "given" if _gives_splits(clips_csv) else SPLIT_RULE,
         "decoder": record["decoder"] if record else None,
         "media": None if media is None else str(media),
+        "health": None if isinstance(features, Mapping) else _health(features, splits, record),
         **(facts or {}),
     }
     return Plan(folder, inspection, splits, ledger)
@@ -94,7 +96,19 @@ def describe_plan(plan: Plan) -> str:
             f"{modality}: width {entry['width']}, {entry['rate_hz']:g} Hz, lengths {lengths[0]} (min) "
             f"{lengths[len(lengths) // 2]} (median) {lengths[-1]} (max)"
         )
+    if ledger["health"]:
+        lines.append(health.describe(ledger["health"]))
     return "\n".join([*lines, f"about {num_bytes / 1e6:.3g} MB"])
+
+
+def _health(
+    features: str | Path, splits: Mapping[str, Sequence[Clip]], record: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """The report of what the extraction measured, None where it measured nothing."""
+    facts = health.read(features)
+    length_s = (record or {}).get("clips", {}).get("length_s")
+    ids = {split: [clip.id for clip in members] for split, members in splits.items()}
+    return health.report(facts, ids, length_s) if facts else None
 
 
 def _gives_splits(clips_csv: str | Path | Sequence[Clip] | None) -> bool:
