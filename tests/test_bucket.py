@@ -92,6 +92,7 @@ def losses(workdir):
     return [(row["step"], row["loss"]) for row in rows if "loss" in row]
 
 
+@pytest.mark.heavy
 def test_a_run_in_a_bucket_trains_stops_resumes_and_is_evaluated(start, bucket, store):
     workdir = epath.Path(f"{bucket}/runs/stopped")
     process = start("train.py", *OPTIONS, f"--config.data.store={store}", f"--workdir={workdir}")

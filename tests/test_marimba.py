@@ -233,7 +233,8 @@ def test_prepare_redoes_only_what_is_missing(tmp_path, capfd):
     assert film.read_bytes() == film_bytes
     assert json.loads((tmp_path / "store" / "ledger.json").read_text()) == store_facts
     redone = {path for path, changed in kept.items() if path.stat().st_mtime_ns != changed}
-    assert redone == {film, features, world / "features" / "skipped.csv"}
+    written_anew = {world / "features" / name for name in ("skipped.csv", "health.jsonl", ".lock")}
+    assert redone == {film, features, *written_anew}
     capfd.readouterr()
     prepare.prepare(tmp_path, seed=0, scale=0.001)
     assert capfd.readouterr().out == ""

@@ -100,6 +100,7 @@ def check_on_tpu(topology, distance):
     assert "all-gather" not in text
 
 
+@pytest.mark.heavy
 def test_the_papers_step_compiles_for_a_pod(libtpu):
     check_on_tpu(TOPOLOGIES[0], "euclidean")
 
