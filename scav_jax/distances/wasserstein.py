@@ -56,8 +56,8 @@ def pair(
         # The envelope: costs - held is zero and carries the gradient.
         return jnp.mean(f, where=x_mask) + jnp.mean(g, where=y_mask) + jnp.sum(plan * (costs - held))
 
-    x = _append_position(x[None], x_mask[None], position_weight)[0]
-    y = _append_position(y[None], y_mask[None], position_weight)[0]
+    x = append_position(x[None], x_mask[None], position_weight)[0]
+    y = append_position(y[None], y_mask[None], position_weight)[0]
     result = value(x, x_mask, y, y_mask)
     if debiased:
         result -= (value(x, x_mask, x, x_mask) + value(y, y_mask, y, y_mask)) / 2
@@ -78,8 +78,8 @@ def pair_alignment(
     **_,
 ) -> Float[Array, "n m"]:
     """The last transport plan; its sum is 1."""
-    x = _append_position(x[None], x_mask[None], position_weight)[0]
-    y = _append_position(y[None], y_mask[None], position_weight)[0]
+    x = append_position(x[None], x_mask[None], position_weight)[0]
+    y = append_position(y[None], y_mask[None], position_weight)[0]
     return _solve_pair(ground.cost_matrix(x, y, cost), x_mask, y_mask, epsilon, num_iterations, solver)[2]
 
 
@@ -127,7 +127,7 @@ def _ott_potentials(costs, log_a, log_b, epsilon, num_iterations):
     return ours(result.f, log_a), ours(result.g, log_b)
 
 
-def _append_position(frames, mask, weight):
+def append_position(frames, mask, weight):
     """(B, length, d) -> (B, length, d + 1) with weight * (i + 0.5) / valid length; weight 0 appends nothing."""
     if weight == 0:
         return frames
@@ -160,7 +160,7 @@ def prepare(
 def _clips(frames, mask, position_weight):
     if mask is None:
         mask = jnp.ones(frames.shape[:2], bool)
-    frames = _append_position(frames, mask, position_weight)
+    frames = append_position(frames, mask, position_weight)
     # Padding repeats the first frame, and with it that frame's potential: bounded, where another's could overflow.
     frames = jnp.where(mask[:, :, None], frames, frames[:, :1])
     weights = mask.astype(frames.dtype)

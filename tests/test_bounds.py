@@ -1,0 +1,121 @@
+"""Lower bounds of every distance never exceed it, and are worth having on sequences that have structure."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scav_jax.distances import pairwise
+from scav_jax.retrieval import bounds
+from scav_jax.shapes import prefix_mask
+
+OPTIONS = {
+    "euclidean": {"unit_norm": True},
+    "euclidean-reversed": {"resample": "y_to_x"},
+    "euclidean-plain": {"squared": False, "unit_norm": True},
+    "euclidean-grid": {"resample": 9},
+    "wasserstein": {"unit_norm": True, "epsilon": 0.1, "num_iterations": 1, "position_weight": 1.0},
+    "wasserstein-converged": {"epsilon": 0.5, "num_iterations": 200},
+    "wasserstein-plain": {"cost": "euclidean", "epsilon": 0.05, "num_iterations": 20},
+    "wasserstein-cosine": {"cost": "cosine", "epsilon": 0.05, "num_iterations": 5, "position_weight": 2.0},
+    "wasserstein-debiased": {"debiased": True, "num_iterations": 200, "epsilon": 0.3},
+    "dtw": {"gamma": 0.1, "unit_norm": True},
+    "dtw-hard": {"gamma": 0, "cost": "euclidean"},
+    "dtw-soft": {"gamma": 1.0, "normalize": False},
+    "dtw-cosine": {"gamma": 0.1, "cost": "cosine"},
+    "dtw-debiased": {"gamma": 0.1, "debiased": True},
+    "dtw-debiased-sum": {"gamma": 1.0, "debiased": True, "normalize": False},
+}
+
+
+@functools.cache
+def programs(case):
+    """Distances and bounds of a case, each compiled once for every shape."""
+    name, options = case.partition("-")[0], OPTIONS[case]
+    own = {key: value for key, value in options.items() if key != "debiased"}
+    normalize = {"normalize": own["normalize"]} if "normalize" in own else {}
+
+    def lower(x, y, x_mask, y_mask, directions):
+        found = bounds.lower_bounds(name, x, y, x_mask, y_mask, directions, **own)
+        if not options.get("debiased"):
+            return found
+        shares = (bounds.self_share(name, side, mask, **own) for side, mask in ((x, x_mask), (y, y_mask)))
+        return bounds.debias(name, found, *shares, **normalize)
+
+    return jax.jit(functools.partial(pairwise, name, **options)), jax.jit(lower)
+
+
+def both(case, x, y, masks, rank):
+    exact, lower = programs(case)
+    directions = jnp.asarray(bounds.basis(np.asarray(y).reshape(-1, y.shape[2]), rank))
+    return np.asarray(exact(x, y, *masks)), np.asarray(lower(x, y, *masks, directions))
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    rank=st.sampled_from([1, 4]),
+    ragged=st.booleans(),
+    scale=st.sampled_from([1e-3, 1.0, 30.0]),
+    alike=st.booleans(),
+)
+def test_no_bound_exceeds_its_distance(case, seed, rank, ragged, scale, alike):
+    rng = np.random.default_rng(seed)
+    x, y = (scale * rng.normal(size=shape).astype(np.float32) for shape in ((5, 4, 6), (7, 6, 6)))
+    if alike:  # near distances of 0 rounding is all there is
+        y[:5, :4], y[:5, 4:] = x, x[:, -1:]
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    masks = (None, None)
+    if ragged:
+        lengths = (rng.integers(1, side.shape[1] + 1, len(side)) for side in (x, y))
+        masks = tuple(prefix_mask(jnp.asarray(n), side.shape[1]) for n, side in zip(lengths, (x, y), strict=True))
+    exact, found = both(case, x, y, masks, rank)
+    assert found.shape == exact.shape
+    assert (found <= exact).all(), (found - exact).max()
+
+
+@pytest.mark.parametrize("case", ["euclidean", "wasserstein", "dtw-hard"])
+def test_bounds_of_sequences_with_structure_prune(case):
+    """Walks in a few directions: the bound of most pairs is above the distance of the matched one."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(4, 32))
+    walk = np.cumsum(rng.normal(size=(60, 12, 4)), axis=1) @ directions
+    x, y = (jnp.asarray(walk + rng.normal(0, 0.3, walk.shape), jnp.float32) for _ in range(2))
+    exact, found = both(case, x, y, (None, None), 5)
+    assert (found <= exact).all()
+    assert np.mean(found > np.diagonal(exact)[:, None]) > 0.8
+
+
+def test_self_terms_are_half_the_distance_to_oneself(rng):
+    x = jnp.asarray(rng.normal(size=(3, 5, 4)), jnp.float32)
+    share, lengths = bounds.self_share("dtw", x, None, gamma=0.5)
+    expected = np.diagonal(np.asarray(pairwise("dtw", x, x, gamma=0.5, normalize=False))) / 2
+    np.testing.assert_allclose(share, expected, rtol=1e-5, atol=1e-5)
+    assert lengths.tolist() == [5, 5, 5]
+
+
+def test_the_basis_is_orthonormal_and_goes_where_frames_vary(rng):
+    frames = rng.normal(size=(200, 8)).astype(np.float32) * np.array([1, 9, 1, 1, 5, 1, 1, 1], np.float32)
+    found = bounds.basis(frames, 2)
+    np.testing.assert_allclose(found.T @ found, np.eye(2), atol=1e-6)
+    assert np.argmax(np.abs(found), axis=0).tolist() == [1, 4]
+    assert bounds.basis(frames, 20).shape == (8, 8)
+    reduced = bounds.reduced(jnp.asarray(frames[None]), jnp.asarray(found))
+    np.testing.assert_allclose(jnp.sum(reduced**2, axis=-1)[0], np.sum(frames**2, axis=1), rtol=1e-4)
+
+
+def test_what_has_no_bound_is_named(rng):
+    x = jnp.ones((1, 2, 3))
+    with pytest.raises(ValueError, match="expected one of euclidean, dtw, wasserstein to bound, got 'cosine'"):
+        bounds.lower_bounds("cosine", x, x, None, None, jnp.eye(3)[:, :2])
+
+
+def test_paths_are_counted():
+    """Delannoy numbers, OEIS A008288."""
+    counts = np.exp(bounds._log_paths(4, 4))
+    assert np.round(counts).astype(int).tolist() == [[1, 1, 1, 1], [1, 3, 5, 7], [1, 5, 13, 25], [1, 7, 25, 63]]
