@@ -18,7 +18,7 @@ from scav_jax.features.clips import ids_sha256
 from scav_jax.features.pipeline import eval_batches
 from scav_jax.features.store import Facts, Store
 from scav_jax.metrics import bootstrap_interval, ranks, retrieval_metrics
-from scav_jax.retrieval.search import hybrid_distances
+from scav_jax.retrieval.ranking import hybrid_distances
 
 TIE_RULE = "rank = 1 + number of irrelevant clips at a distance <= that of the relevant one: a tie counts against us"
 INTERVAL_RULE = "95 % percentile bootstrap, whole groups of related clips resampled"

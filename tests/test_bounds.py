@@ -36,15 +36,15 @@ OPTIONS = {
 def programs(case):
     """Distances and bounds of a case, each compiled once for every shape."""
     name, options = case.partition("-")[0], OPTIONS[case]
-    own = {key: value for key, value in options.items() if key != "debiased"}
-    normalize = {"normalize": own["normalize"]} if "normalize" in own else {}
 
     def lower(x, y, x_mask, y_mask, directions):
-        found = bounds.lower_bounds(name, x, y, x_mask, y_mask, directions, **own)
+        sides = (x, x_mask), (y, y_mask)
+        length = bounds.common_length(name, x.shape[1], y.shape[1], masked=x_mask is not None, **options)
+        near = (bounds.reduce(name, *side, directions, length=length, **options) for side in sides)
+        found = bounds.lower_bounds(name, *near, **options)
         if not options.get("debiased"):
             return found
-        shares = (bounds.self_share(name, side, mask, **own) for side, mask in ((x, x_mask), (y, y_mask)))
-        return bounds.debias(name, found, *shares, **normalize)
+        return bounds.debias(name, found, *(bounds.self_share(name, *side, **options) for side in sides), **options)
 
     return jax.jit(functools.partial(pairwise, name, **options)), jax.jit(lower)
 
@@ -112,7 +112,7 @@ def test_the_basis_is_orthonormal_and_goes_where_frames_vary(rng):
 def test_what_has_no_bound_is_named(rng):
     x = jnp.ones((1, 2, 3))
     with pytest.raises(ValueError, match="expected one of euclidean, dtw, wasserstein to bound, got 'cosine'"):
-        bounds.lower_bounds("cosine", x, x, None, None, jnp.eye(3)[:, :2])
+        bounds.reduce("cosine", x, None, jnp.eye(3)[:, :2])
 
 
 def test_paths_are_counted():

@@ -123,14 +123,10 @@ def test_another_config_is_refused_with_what_differs(shell, marimba, scav):
 
 RUNS = [
     ("marimba", ["--config.method=cav"]),
-    ("marimba", ["--config.distance.name=dtw"]),
     ("marimba", ["--config.distance.name=wasserstein", "--config.distance.num_iterations=5"]),
-    # The configs of data sets have base's model: the longest compile is enough once in every run of the tests.
-    *(
-        pytest.param(config, [], marks=() if config == "base" else pytest.mark.heavy)
-        for config in CONFIGS
-        if config != "marimba"
-    ),
+    pytest.param("marimba", ["--config.distance.name=dtw"], marks=pytest.mark.heavy),
+    # The configs of data sets have base's model, whose compile is the longest.
+    *(pytest.param(config, [], marks=pytest.mark.heavy) for config in CONFIGS if config != "marimba"),
 ]
 
 
@@ -172,6 +168,7 @@ def test_ott_trains_as_our_own_iterations_do(shell, marimba, tmp_path):
     np.testing.assert_allclose(ott, own, rtol=1e-4)
 
 
+@pytest.mark.heavy
 def test_own_features_in_three_commands(shell, tmp_path, rng):
     """The commands of data/own/README.md, on random features without rates or splits."""
     features = tmp_path / "features"

@@ -24,7 +24,8 @@ def test_facts_of_picture_and_sound(rng):
 
 
 def test_fingerprints_tell_clips_apart_and_know_them_again(rng):
-    frames, sound = frames_of(rng), rng.normal(0, 0.1, 16_000).astype(np.float32)
+    frames = 2 * (frames_of(rng) // 2)  # halved without rounding
+    sound = rng.normal(0, 0.1, 16_000).astype(np.float32)
     sound *= np.repeat(rng.uniform(0.1, 1, 100), 160).astype(np.float32)
     first, again = (health.measure(frames, 4.0)["picture"] for _ in range(2))
     brighter = health.measure((frames // 2 + 100).astype(np.uint8), 4.0)["picture"]

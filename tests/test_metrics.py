@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from scav_jax.metrics import bootstrap_interval, ranks, retrieval_metrics
+from scav_jax.metrics import average_precision, bootstrap_interval, paired_p_value, ranks, retrieval_metrics
 
 # By hand: query 0 finds item 0 first; query 1's item 1 is third; query 2's item 2 ties with item 3, so it is second.
 TABLE = np.array([[0.1, 0.2, 0.3, 0.4], [0.1, 0.5, 0.4, 0.9], [0.7, 0.8, 0.2, 0.2]])
@@ -104,6 +104,64 @@ def test_bootstrap_resamples_whole_groups_and_seeds(rng):
 def test_bootstrap_names_bad_input(message, arguments, level):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(*arguments, level=level)
+
+
+def test_average_precision_by_hand():
+    several = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 1, 1]], bool)
+    # Query 0: places 2 and 3. Query 1: nothing to find. Query 2: both relevant tie at the front.
+    assert average_precision(TABLE, several) == pytest.approx([(1 / 2 + 2 / 3) / 2, 0, 1])
+    assert average_precision(TABLE, np.array([0, 1, 2])) == pytest.approx([1, 1 / 3, 1 / 2])  # a tie counts against us
+
+
+def test_duplicates_in_the_gallery_never_raise_recall(rng):
+    """A copy of the relevant clip under another id ties with it: the pessimistic rank says second."""
+    distances = rng.uniform(size=(6, 6)).astype(np.float32)
+    before = ranks(distances)
+    for copied in range(6):
+        more = np.concatenate([distances, distances[:, copied : copied + 1]], axis=1)
+        after = ranks(more)
+        assert (after >= before).all()
+        assert after[copied] == before[copied] + 1
+    metrics = retrieval_metrics(np.concatenate([distances] * 2, axis=1))
+    assert metrics["R@1"] == 0
+
+
+def test_all_ties_are_no_hit_and_a_nan_row_is_an_error():
+    assert retrieval_metrics(np.full((7, 7), 0.5))["R@1"] == 0
+    distances = np.eye(3)
+    distances[1] = np.nan
+    for score in (retrieval_metrics, lambda matrix: average_precision(matrix, np.eye(3, dtype=bool))):
+        with pytest.raises(ValueError, match="expected numbers, got 3 NaN"):
+            score(distances)
+
+
+@pytest.mark.heavy  # numba compiles for half a minute
+@pytest.mark.filterwarnings("ignore:unsafe cast from uint64 to int64")
+def test_agreement_with_ranx(rng):
+    from ranx import Qrels, Run, evaluate
+
+    distances = rng.permuted(np.tile(np.linspace(0, 1, 40), (30, 1)), axis=1)  # no ties
+    relevant = rng.uniform(size=(30, 40)) < 0.15
+    relevant[np.arange(30), np.arange(30)] = True
+    qrels = Qrels({f"q{q}": {f"c{c}": 1 for c in np.flatnonzero(row)} for q, row in enumerate(relevant)})
+    run = Run({f"q{q}": {f"c{c}": 1 - value for c, value in enumerate(row)} for q, row in enumerate(distances)})
+    theirs = evaluate(qrels, run, ["map", "mrr", "hit_rate@1", "hit_rate@5", "hit_rate@10"])
+    ours = retrieval_metrics(distances, relevant=relevant)
+    assert average_precision(distances, relevant).mean() == pytest.approx(theirs["map"], abs=1e-9)
+    assert ours["MRR"] == pytest.approx(theirs["mrr"], abs=1e-9)
+    for k in (1, 5, 10):
+        assert ours[f"R@{k}"] / 100 == pytest.approx(theirs[f"hit_rate@{k}"], abs=1e-9)
+
+
+def test_paired_p_values_of_known_cases(rng):
+    queries = np.arange(12)
+    better, worse = np.full((1, 12), 100.0), np.zeros((1, 12))
+    assert paired_p_value(better, worse, queries) == pytest.approx(2 / 2**12, abs=4e-4)  # only all or no exchange
+    assert paired_p_value(better, better, queries) == 1
+    # Twelve related queries are one: nothing can be told.
+    assert paired_p_value(better, worse, np.zeros(12)) == 1
+    small = [paired_p_value(*rng.normal(size=(2, 1, 40)), np.arange(40), num_samples=199) for _ in range(200)]
+    assert 0.005 < np.mean(np.less_equal(small, 0.05)) < 0.12
 
 
 def test_metrics_import_no_jax():

@@ -18,8 +18,7 @@ FORMS = pytest.mark.parametrize(
     ("distance", "ragged"),
     [
         ("euclidean", False),
-        ("euclidean", True),
-        *(pytest.param(distance, True, marks=pytest.mark.heavy) for distance in ("dtw", "wasserstein")),
+        *(pytest.param(distance, True, marks=pytest.mark.heavy) for distance in DISTANCES),
     ],
 )
 

@@ -151,10 +151,7 @@ def test_two_processes_evaluate_as_one(start, stopped):
 
 @pytest.mark.parametrize(
     ("distances", "normalizations"),
-    [
-        (("euclidean",), ("zscore",)),
-        *(pytest.param((name,), NORMALIZATIONS, marks=pytest.mark.heavy, id=name) for name in DISTANCES),
-    ],
+    [pytest.param((name,), NORMALIZATIONS, marks=pytest.mark.heavy, id=name) for name in DISTANCES],
 )
 def test_two_processes_have_the_gradient_of_one(distances, normalizations, shell_environment, tmp_path):
     """Loss and every parameter's gradient, ragged clips, dropout on."""

@@ -1,9 +1,14 @@
 """Search: hybrid ranking, and exact search that is brute force with fewer distances, and knows it."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scav_jax.retrieval.search import Clips, hybrid_distances, search
+from scav_jax import metrics, parallel
+from scav_jax.distances import pairwise
+from scav_jax.retrieval.clips import Clips
+from scav_jax.retrieval.ranking import hybrid_distances, smallest
+from scav_jax.retrieval.search import MODES, Searcher, search
 
 # One query, five clips. By aggregate: 3, 1, 0, 4, 2. By sequence: 0, 4, 1, 2, 3.
 AGGREGATE = np.array([[0.3, 0.2, 0.9, 0.1, 0.5]])
@@ -140,3 +145,33 @@ def test_searches_that_cannot_be_are_named(rng):
     ):
         with pytest.raises(ValueError, match=message):
             search("euclidean", clips, clips, **{"k": 2, **told})
+
+
+@pytest.mark.parametrize("case", ["euclidean", "wasserstein-debiased"])
+def test_8_devices_find_what_one_does(case, rng):
+    x, y, chosen = walks(rng, 9, 60, True)
+    options = {**DISTANCES[case], "batch_size": 4, "chunk": 4, "rank": 4}
+    one, all_of_them = (
+        [search(case.partition("-")[0], x[chosen], y, 5, mode=mode, mesh=mesh, **options) for mode in MODES]
+        for mesh in (None, parallel.make_mesh())
+    )
+    for alone, spread in zip(one, all_of_them, strict=True):
+        np.testing.assert_array_equal(spread.indices, alone.indices)
+        np.testing.assert_array_equal(spread.computed, alone.computed)
+        np.testing.assert_allclose(spread.distances, alone.distances, rtol=1e-5, atol=1e-6)
+
+
+def test_ranks_are_those_of_the_whole_row_with_fewer_distances(rng):
+    x, y, chosen = walks(rng, 30, 300, False)
+    y.sequences[chosen[0] - 1] = y.sequences[chosen[0]]  # a tie counts against us
+    found, computed = Searcher("dtw", y, batch_size=8, rank=4, chunk=8, gamma=0.1).ranks(x[chosen], chosen)
+    matrix = np.asarray(pairwise("dtw", jnp.asarray(x[chosen].sequences), jnp.asarray(y.sequences), gamma=0.1))
+    np.testing.assert_array_equal(found, metrics.ranks(matrix, chosen))
+    assert found[0] > 1
+    assert np.median(computed) < 150
+
+
+def test_the_smallest_of_each_row_are_those_of_a_stable_sort(rng):
+    matrix = rng.integers(0, 5, (20, 30)).astype(float)
+    for k in (1, 7, 30, 40):
+        np.testing.assert_array_equal(smallest(matrix, k), np.argsort(matrix, axis=1, kind="stable")[:, :k])

@@ -41,6 +41,7 @@ def test_a_row_is_the_mean_step_since_the_last_without_what_is_aside(monkeypatch
     assert clock.row()["steps_per_s"] == 1
 
 
+@pytest.mark.heavy
 def test_parts_are_timed_by_themselves_and_the_towers_have_the_rest():
     clock = timing.StepClock(programs(small(), jax.devices()), split=True)
     with clock.input():

@@ -85,6 +85,26 @@ def clips(seed: int, scale: float = 1.0) -> list[Clip]:
     return found
 
 
+def gallery(seed: int, count: int, *, one_multiset: bool = False) -> list[Clip]:
+    """`count` more clips, in sync, for galleries of any size.
+
+    Melodies and rhythms of their own as in `train`; or, with one_multiset, one rhythm and random orders of one multiset
+    of notes, so that only the order of events tells clips apart.
+    """
+    shared = np.random.default_rng([seed, len(COUNTS), int(one_multiset)])
+    bars, onsets = _bars(shared), _rhythm(shared)
+    found = []
+    for index in range(count):
+        rng = np.random.default_rng([seed, len(COUNTS), int(one_multiset), index])
+        if one_multiset:
+            bars = rng.permutation(bars)
+        else:
+            bars, onsets = _bars(rng), _rhythm(rng)
+        times = tuple(map(float, onsets))
+        found.append(Clip(f"gallery-{index:06d}", "gallery", "", "", tuple(map(int, bars)), times, times))
+    return found
+
+
 def ghosts(rng: np.random.Generator) -> list[tuple[int, float, float]]:
     """(bar, onset_s, level) of strokes that are only seen, or only heard: glints, a player next door."""
     number = rng.integers(MAX_GHOSTS + 1)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from scav_jax.distances import ground
 from scav_jax.distances.ground import XMasks, XSequence, XSequences, YMasks, YSequence, YSequences
 from scav_jax.distances.options import check_bool, check_count
-from scav_jax.shapes import Distances
+from scav_jax.shapes import Distances, Masks, Sequences
 
 OPTIONS: dict = {"resample": "x_to_y", "squared": True}
 
@@ -98,14 +98,14 @@ def prepare(
         return {x_role: x, "mask": x_mask}, {y_role: y, "mask": y_mask}
     n, m = x.shape[1], y.shape[1]
     length = {"x_to_y": m, "y_to_x": n}.get(resample, resample)
-    x_weights, y_weights = _grid_weights(x, x_mask, length), _grid_weights(y, y_mask, length)
+    x_weights, y_weights = grid_weights(x, x_mask, length), grid_weights(y, y_mask, length)
     if squared and x_mask is None and min(n, m) < length:
         # <W_x x, W_y y> = <x, W_x' W_y y>: folded onto the longer side, the product's inner size is the shorter's.
         fold = x_weights[0].T @ y_weights[0]
-        x_vectors, y_vectors = (x, _apply(fold[None], y)) if n <= m else (_apply(fold.T[None], x), y)
+        x_vectors, y_vectors = (x, apply_weights(fold[None], y)) if n <= m else (apply_weights(fold.T[None], x), y)
         x_sum, y_sum = _resampled_sq_norm(x, x_weights[0]), _resampled_sq_norm(y, y_weights[0])
         return _folded(x_vectors, x_sum, length), _folded(y_vectors, y_sum, length)
-    x_grid, y_grid = _apply(x_weights, x), _apply(y_weights, y)
+    x_grid, y_grid = apply_weights(x_weights, x), apply_weights(y_weights, y)
     if not squared:
         return dict(aligned=x_grid), dict(aligned=y_grid)
     # Ragged clips have a W of their own each, which folds onto no clip of the other side.
@@ -128,7 +128,7 @@ def _resampled_sq_norm(frames, weights):
     return squares + 2 * neighbours
 
 
-def _grid_weights(frames, mask, length):
+def grid_weights(frames: Sequences, mask: Masks | None, length: int) -> Float[Array, "rows positions length"]:
     """(1 or B, length, frames): each clip's weights onto `length` positions."""
     size, dtype = frames.shape[1], frames.dtype
     if mask is None:
@@ -136,7 +136,8 @@ def _grid_weights(frames, mask, length):
     return jax.vmap(lambda n: interpolation_weights(n, length, length, size, dtype))(jnp.sum(mask, axis=1))
 
 
-def _apply(weights, frames):
+def apply_weights(weights: Float[Array, "rows positions length"], frames: Sequences) -> Float[Array, "B positions d"]:
+    """Each clip's frames by its weights, or all by the same."""
     # One small product a clip: XLA would transpose all frames on CPU to make one large product of them.
     return jnp.matmul(jnp.broadcast_to(weights, (len(frames), *weights.shape[1:])), frames, precision="highest")
 

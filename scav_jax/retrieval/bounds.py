@@ -15,7 +15,7 @@ Rounding: a bound is lowered by SLACK of the scale of its terms, so that it also
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from scav_jax.distances import ground
-from scav_jax.distances.euclidean import interpolation_weights
-from scav_jax.distances.ground import XMasks, XSequences, YMasks, YSequences
+from scav_jax.distances.euclidean import apply_weights, grid_weights
 from scav_jax.distances.pairwise import pairwise
 from scav_jax.distances.wasserstein import OPTIONS as WASSERSTEIN
 from scav_jax.distances.wasserstein import append_position
@@ -40,31 +39,60 @@ def basis(frames: Float[np.ndarray, "N d"], rank: int) -> Float[np.ndarray, "d r
     return vectors[:, ::-1][:, : min(rank, frames.shape[1])].astype(np.float32)
 
 
-def lower_bounds(
+class Reduced(NamedTuple):
+    """Clips of one side as bounds see them: r + 1 columns instead of d, and what rounding is relative to."""
+
+    frames: Float[Array, "B length columns"]
+    mask: Masks | None
+    largest: Float[Array, " B"]  # squared norm of a clip's frames
+
+
+def reduce(
     name: str,
-    x: XSequences,
-    y: YSequences,
-    x_mask: XMasks | None,
-    y_mask: YMasks | None,
+    clips: Sequences,
+    mask: Masks | None,
     basis: Float[Array, "d rank"],
     *,
+    length: int | None = None,
     unit_norm: bool = False,
     **options: Any,
-) -> Distances:
-    """(Bx, By) numbers that `pairwise(name, x, y, x_mask, y_mask, ...)` with the same options is never below.
+) -> Reduced:
+    """Once a clip, whatever it is compared with. `length`: see `common_length`.
 
-    Masks are both given or both None. A debiased distance's self-terms are the caller's to subtract: see `self_share`.
     ValueError: a distance that has no bound (cosine of means needs none).
     """
     if name not in _BOUNDS:
         raise ValueError(f"distance: expected one of {', '.join(_BOUNDS)} to bound, got {name!r}")
-    if x_mask is not None and y_mask is not None:
-        x, y = (jnp.where(mask[:, :, None], side, 0) for side, mask in ((x, x_mask), (y, y_mask)))
-    if unit_norm:
-        x, y = ground.unit_norm(x), ground.unit_norm(y)
-    options.pop("precision", None)
-    options.pop("implementation", None)
-    return _BOUNDS[name](x, y, x_mask, y_mask, basis, **options)
+    clips = clips if mask is None else jnp.where(mask[:, :, None], clips, 0)
+    clips = ground.unit_norm(clips) if unit_norm else clips
+    if name == "wasserstein" and (weight := {**WASSERSTEIN, **options}["position_weight"]):
+        # A direction of its own, kept whole.
+        clips = append_position(clips, full_mask(clips) if mask is None else mask, weight)
+        basis = jax.scipy.linalg.block_diag(basis, jnp.ones((1, 1), basis.dtype))
+    if name != "euclidean" and options.get("cost") == "cosine":
+        clips = ground.unit_norm(clips)
+    largest = jnp.max(ground.sq_norm(clips), axis=1)
+    if name == "euclidean":
+        if length is None:  # each pair interpolates in its own way: the norms of what is left are not known
+            return Reduced(jnp.matmul(clips, basis, precision="highest"), mask, largest)
+        clips, mask = apply_weights(grid_weights(clips, mask, length), clips), None
+    return Reduced(reduced(clips, basis), mask, largest)
+
+
+def common_length(name: str, n: int, m: int, *, masked: bool, resample: str | int = "x_to_y", **_: Any) -> int | None:
+    """The length onto which both sides of the Euclidean distance are interpolated before any pair is known, or None."""
+    if name != "euclidean" or (masked and not isinstance(resample, int)):
+        return None
+    return resample if isinstance(resample, int) else m if resample == "x_to_y" else n
+
+
+def lower_bounds(name: str, x: Reduced, y: Reduced, **options: Any) -> Distances:
+    """(Bx, By) numbers that `pairwise(name, ...)` of the clips with the same options is never below.
+
+    Masks are both given or both None. A debiased distance's self-terms are the caller's to subtract: see `debias`.
+    """
+    options = {key: value for key, value in options.items() if key not in ("unit_norm", "precision", "implementation")}
+    return _BOUNDS[name](x, y, **options)
 
 
 def reduced(frames: Float[Array, "B length d"], basis: Float[Array, "d rank"]) -> Float[Array, "B length columns"]:
@@ -74,46 +102,31 @@ def reduced(frames: Float[Array, "B length d"], basis: Float[Array, "d rank"]) -
     return jnp.concatenate([inside, ground.safe_sqrt(ground.sq_norm(rest))[..., None]], axis=-1)
 
 
-def _euclidean(x, y, x_mask, y_mask, basis, *, resample="x_to_y", squared=True):
-    if x_mask is None:
-        length = {"x_to_y": y.shape[1], "y_to_x": x.shape[1]}.get(resample, resample)
-        x, y = (_onto(side, length) for side in (x, y))
-        near_x, near_y = reduced(x, basis), reduced(y, basis)
-    else:  # every pair interpolates in its own way: the norms of the rest are not known, the coordinates are
-        near_x, near_y = (jnp.matmul(side, basis, precision="highest") for side in (x, y))
-    values = pairwise("euclidean", near_x, near_y, x_mask, y_mask, resample=resample, squared=squared)
+def _euclidean(x, y, *, resample="x_to_y", squared=True):
+    """Of frames that were interpolated, a plain mean: one matrix product."""
+    values = pairwise("euclidean", x.frames, y.frames, x.mask, y.mask, resample=resample, squared=squared)
     return values - SLACK * _scale(x, y, squared)
 
 
-def _onto(frames, length):
-    weights = interpolation_weights(frames.shape[1], length, length, frames.shape[1], frames.dtype)
-    return jnp.matmul(weights[None], frames, precision="highest")
-
-
-def _wasserstein(x, y, x_mask, y_mask, basis, **options):
+def _wasserstein(x, y, **options):
     chosen = {**WASSERSTEIN, **options}
-    x_mask, y_mask = _or_full(x_mask, x), _or_full(y_mask, y)
-    if chosen["position_weight"]:  # a direction of its own, kept whole
-        x, y = (append_position(side, mask, chosen["position_weight"]) for side, mask in ((x, x_mask), (y, y_mask)))
-        basis = jax.scipy.linalg.block_diag(basis, jnp.ones((1, 1), basis.dtype))
-    costs = _costs(x, y, basis, chosen["cost"])
+    x_mask, y_mask = _or_full(x), _or_full(y)
+    costs = _costs(x, y, chosen["cost"])
     epsilon = chosen["epsilon"]
     log_a = jnp.where(x_mask, -jnp.log(jnp.sum(x_mask, axis=1, keepdims=True)), -jnp.inf)[:, None, :, None]
     g = -epsilon * jax.nn.logsumexp(log_a - costs / epsilon, axis=2)
     half = jnp.sum(jnp.where(y_mask[None], g, 0), axis=2) / jnp.sum(y_mask, axis=1)[None]
-    squared = chosen["cost"] != "euclidean"
-    return half - SLACK * (_scale(x, y, squared) + epsilon)
+    return half - SLACK * (_scale(x, y, chosen["cost"] != "euclidean") + epsilon)
 
 
-def _dtw(x, y, x_mask, y_mask, basis, *, gamma=0.1, cost="sqeuclidean", normalize=True, debiased=False):
-    x_mask, y_mask = _or_full(x_mask, x), _or_full(y_mask, y)
-    costs = _costs(x, y, basis, cost)
+def _dtw(x, y, *, gamma=0.1, cost="sqeuclidean", normalize=True, debiased=False):
+    x_mask, y_mask = _or_full(x), _or_full(y)
     valid = x_mask[:, None, :, None] & y_mask[None, :, None, :]
-    costs = jnp.where(valid, costs, jnp.inf)
+    costs = jnp.where(valid, _costs(x, y, cost), jnp.inf)
     rows, columns = (jnp.min(costs, axis=axis) for axis in (3, 2))
     rows, columns = (jnp.sum(jnp.where(jnp.isfinite(part), part, 0), axis=2) for part in (rows, columns))
     n, m = jnp.sum(x_mask, axis=1), jnp.sum(y_mask, axis=1)
-    paths = jnp.asarray(_log_paths(x.shape[1], y.shape[1]))[n[:, None] - 1, m[None] - 1]
+    paths = jnp.asarray(_log_paths(x_mask.shape[1], y_mask.shape[1]))[n[:, None] - 1, m[None] - 1]
     lengths = (n[:, None] + m[None]).astype(costs.dtype)
     values = jnp.maximum(rows, columns) - gamma * paths
     values -= SLACK * lengths * (_scale(x, y, cost != "euclidean") + gamma)
@@ -133,7 +146,7 @@ def _log_paths(n: int, m: int) -> np.ndarray:
 def self_share(
     name: str, frames: Sequences, mask: Masks | None, *, normalize: bool = True, **options: Any
 ) -> tuple[Float[Array, " B"], Int[Array, " B"]]:
-    """Half of each clip's distance to itself, as a debiased distance subtracts it, and its valid length.
+    """Half of each clip's distance to itself, as a debiased distance subtracts it, and its valid length (`debias`).
 
     DTW's values combine before they are divided by the lengths, so these are not divided.
     """
@@ -149,7 +162,7 @@ def self_share(
 
 
 def debias(
-    name: str, bounds: Distances, x_self: tuple, y_self: tuple, *, normalize: bool = True
+    name: str, bounds: Distances, x_self: tuple, y_self: tuple, *, normalize: bool = True, **_: Any
 ) -> Float[Array, "Bx By"]:
     """Bounds of the debiased distance out of those of the plain one and both sides' `self_share`."""
     shares = x_self[0][:, None] + y_self[0][None]
@@ -160,28 +173,23 @@ def debias(
     return bounds - shares - SLACK * scale
 
 
-def _costs(x, y, basis, cost):
+def _costs(x, y, cost):
     """(Bx, By, n, m) ground costs of reduced frames; "cosine" is half the square between frames of norm 1."""
-    if cost == "cosine":
-        x, y = ground.unit_norm(x), ground.unit_norm(y)
-    x, y = reduced(x, basis), reduced(y, basis)
-    products = jnp.einsum("xnr,ymr->xynm", x, y, precision="highest")
-    sq = ground.sq_norm(x)[:, None, :, None] + ground.sq_norm(y)[None, :, None, :] - 2 * products
+    products = jnp.einsum("xnr,ymr->xynm", x.frames, y.frames, precision="highest")
+    sq = ground.sq_norm(x.frames)[:, None, :, None] + ground.sq_norm(y.frames)[None, :, None, :] - 2 * products
     sq = jnp.maximum(sq, 0)
     return jnp.sqrt(sq) if cost == "euclidean" else sq / 2 if cost == "cosine" else sq
 
 
 def _scale(x, y, squared):
     """(Bx, By) of the size that ground costs may have: what their rounding is relative to."""
-    largest = (jnp.max(ground.sq_norm(side), axis=1) for side in (x, y))
-    x_sq, y_sq = largest
-    sq = x_sq[:, None] + y_sq[None]
+    sq = x.largest[:, None] + y.largest[None]
     # The root of a cost that rounding made of 0 is the root of that rounding.
     return sq if squared else jnp.sqrt(sq) / math.sqrt(SLACK)
 
 
-def _or_full(mask, frames):
-    return full_mask(frames) if mask is None else mask
+def _or_full(clips):
+    return full_mask(clips.frames) if clips.mask is None else clips.mask
 
 
 _BOUNDS: dict[str, Callable[..., Distances]] = {"euclidean": _euclidean, "dtw": _dtw, "wasserstein": _wasserstein}

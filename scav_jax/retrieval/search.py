@@ -4,55 +4,27 @@ The exact one is our own: lower bounds (bounds.py) order the gallery, distances 
 ends when no bound is left below the k-th best. Every answer says what it took, and what is proven of it.
 """
 
-from dataclasses import dataclass
-from functools import cache, partial
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from scav_jax.distances import pairwise
-from scav_jax.retrieval import bounds
+from scav_jax import parallel
+from scav_jax.retrieval import bounds, programs
+from scav_jax.retrieval.clips import Clips
+from scav_jax.retrieval.ranking import smallest
 
-
-def hybrid_distances(
-    aggregate: Float[np.ndarray, "Q G"], sequence: Float[np.ndarray, "Q G"], k: int
-) -> Float[np.ndarray, "Q G"]:
-    """Distances that rank as hybrid retrieval does: the k nearest by `aggregate` first, ordered by `sequence`.
-
-    The others follow in their aggregate order. Ties stay ties, but for one across the k-th place, which the lower
-    column wins. Only the order of the result means something. ValueError: k below 1.
-    """
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
-    if k >= aggregate.shape[1]:
-        return sequence
-    aggregate, sequence = aggregate.astype(np.float64), sequence.astype(np.float64)
-    order = np.argsort(aggregate, axis=1, kind="stable")
-    last = np.take_along_axis(aggregate, order[:, k - 1 : k], axis=1)
-    place = np.argsort(order, axis=1, kind="stable")
-    behind = sequence.max(axis=1, keepdims=True) + 1 + aggregate - last
-    return np.where(place < k, sequence, behind)
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Encoded clips of one side: sequences (B, length, d) and their prefix masks (B, length), None: all are np.full."""
-
-    sequences: Float[np.ndarray, "B length d"]
-    mask: Bool[np.ndarray, "B length"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def __getitem__(self, rows: Any) -> "Clips":
-        return Clips(self.sequences[rows], None if self.mask is None else self.mask[rows])
-
-    def masked(self) -> "Clips":
-        return self if self.mask is not None else Clips(self.sequences, np.ones(self.sequences.shape[:2], bool))
+MODES = ("aggregate", "sequence", "hybrid", "exact")
+_TILE_BYTES = 2**26  # of a tile's frames, and of its ground costs to a batch of queries
+_HEAD = 1024  # clips that are sorted before any is looked at
+_BASIS_FRAMES = 100_000
 
 
 @dataclass(frozen=True)
@@ -67,14 +39,38 @@ class Found:
     computed: Int[np.ndarray, " Q"]
     bound: Float[np.ndarray, " Q"]
 
+    @classmethod
+    def nothing(cls, count: int, k: int) -> "Found":
+        """Of no gallery, to `take` clips into."""
+        nearest = np.zeros((count, k), np.int64), np.full((count, k), np.inf, np.float32)
+        return cls(*nearest, np.zeros(count, np.int64), np.full(count, np.inf, np.float32))
+
+    def take(self, active: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:
+        """Keeps, of what is held and these clips of the active queries, the nearest."""
+        values = np.concatenate([self.distances[active], values], axis=1)
+        rows = np.concatenate([self.indices[active], rows], axis=1)
+        best = np.lexsort((rows, values), axis=1)[:, : self.indices.shape[1]]
+        self.distances[active] = np.take_along_axis(values, best, axis=1)
+        self.indices[active] = np.take_along_axis(rows, best, axis=1)
+
+    def __getitem__(self, queries: Any) -> "Found":
+        return Found(*(part[queries] for part in self._parts()))
+
+    def among(self, rows: Int[np.ndarray, " G"]) -> "Found":
+        """With indices of the whole that the searched gallery was these rows of."""
+        return replace(self, indices=rows[self.indices])
+
+    @staticmethod
+    def together(found: Sequence["Found"]) -> "Found":
+        return Found(*(np.concatenate(parts) for parts in zip(*(some._parts() for some in found), strict=True)))
+
+    def _parts(self) -> tuple[np.ndarray, ...]:
+        return self.indices, self.distances, self.computed, self.bound
+
     @property
     def certified(self) -> Bool[np.ndarray, " Q"]:
         """Whether no clip of the gallery is nearer than these: proven, not likely."""
         return self.bound >= self.distances[:, -1]
-
-
-MODES = ("aggregate", "sequence", "hybrid", "exact")
-_BOUND_BYTES = 2**26  # of reduced ground costs at a time
 
 
 def search(
@@ -84,166 +80,196 @@ def search(
     k: int,
     *,
     mode: str = "exact",
-    queries_are: str = "x",
     candidates: int = 50,
-    rank: int = 8,
-    batch_size: int = 64,
-    chunk: int = 32,
     progress: bool = False,
-    **options: Any,
+    **settings: Any,
 ) -> Found:
-    """The k clips of the gallery nearest to each query by the distance `name` with its options, as `pairwise` has them.
+    """The k clips of the gallery nearest to each query, by a `Searcher` of these settings that is used once."""
+    settings = {"batch_size": max(1, min(64, len(queries)))} | settings
+    searcher = Searcher(name, gallery, **settings)
+    return searcher.search(queries, k, mode=mode, candidates=candidates, progress=progress)
 
-    mode: "sequence" computes all distances; "exact" gives the same clips, best-first by lower bounds (bounds.py, with
-    `rank` directions), `chunk` distances at a time until the bound of the next passes the k-th best; "hybrid" computes
-    those of the `candidates` nearest by the cosine of means, and the bounds tell whether that was enough; "aggregate"
-    ranks by that cosine. queries_are: "x" (visual to audio) or "y". Distances are differentiable nowhere here.
 
-    ValueError: an unknown mode or side, k or candidates that cannot be.
+class Searcher:
+    """A gallery prepared for search by the distance `name` with its options, as `pairwise` has them.
+
+    queries_are: "x" (the gallery is of y) or "y". rank: directions of the bounds. chunk: distances of a query that are
+    computed at a time. batch_size: queries at a time; fewer are filled up, so that one program serves all. mesh: the
+    gallery is spread over its devices, tile by tile (None: one device); its frames stay where they are, on the host or
+    in a mapped file, and of them only reduced ones on the devices. Nothing here is differentiable.
+
+    ValueError: an unknown side, distance or option; in `search`, an unknown mode, k or candidates that cannot be.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
-    if queries_are not in ("x", "y"):
-        raise ValueError(f"queries_are: expected x or y, got {queries_are!r}")
-    if not 1 <= k <= len(gallery):
-        raise ValueError(f"k: expected 1 to the {len(gallery)} clips of the gallery, got {k}")
-    if mode == "hybrid" and not k <= candidates:
-        raise ValueError(f"candidates: expected at least k = {k}, got {candidates}")
-    if (queries.mask is None) != (gallery.mask is None):  # both or neither
-        queries, gallery = queries.masked(), gallery.masked()
-    scope = _Scope(name, queries_are, tuple(sorted(options.items())), gallery, rank, chunk, batch_size)
-    batches = range(0, len(queries), batch_size)
-    found = [
-        scope.find(queries[first : first + batch_size], k, mode, candidates)
-        for first in tqdm(batches, disable=not progress, unit="batch")
-    ]
-    parts = zip(*((part.indices, part.distances, part.computed, part.bound) for part in found), strict=True)
-    return Found(*(np.concatenate(part) for part in parts))
 
+    def __init__(
+        self,
+        name: str,
+        gallery: Clips,
+        *,
+        queries_are: str = "x",
+        rank: int = 8,
+        chunk: int = 32,
+        batch_size: int = 64,
+        mesh: Mesh | None = None,
+        **options: Any,
+    ):
+        if queries_are not in ("x", "y"):
+            raise ValueError(f"queries_are: expected x or y, got {queries_are!r}")
+        self.name, self.gallery, self.queries_are = name, gallery, queries_are
+        self._rank, self._chunk, self._batch_size = rank, min(chunk, len(gallery)), batch_size
+        self._mesh = mesh or parallel.make_mesh(jax.local_devices()[:1])
+        self._options = programs.key(options)
+        self._kept: dict[Any, list[Any]] = {}
 
-class _Scope:
-    """One gallery under one distance, ready to be searched."""
+    def search(
+        self, queries: Clips, k: int, *, mode: str = "exact", candidates: int = 50, progress: bool = False
+    ) -> Found:
+        """The k clips nearest to each query.
 
-    def __init__(self, name, queries_are, options, gallery, rank, chunk, batch_size):
-        self.name, self.queries_are, self.options, self.gallery = name, queries_are, dict(options), gallery
-        self.chunk, self.batch_size = min(chunk, len(gallery)), batch_size
-        frames = gallery.sequences if gallery.mask is None else gallery.sequences[gallery.mask]
-        self.basis = bounds.basis(frames.reshape(-1, gallery.sequences.shape[2])[:100_000], rank)
-        self.plain = {key: value for key, value in self.options.items() if key != "debiased"}
-        self.self_terms: Any = self._self_share(gallery) if self.options.get("debiased") else None
+        mode: "sequence" computes all distances; "exact" gives the same clips, best-first by lower bounds until the
+        next one passes the k-th best; "hybrid" computes those of the `candidates` nearest by the cosine of means, and
+        the bounds tell whether that was enough; "aggregate" ranks by that cosine.
+        """
+        if mode not in MODES:
+            raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        if not 1 <= k <= len(self.gallery):
+            raise ValueError(f"k: expected 1 to the {len(self.gallery)} clips of the gallery, got {k}")
+        if mode == "hybrid" and not k <= candidates:
+            raise ValueError(f"candidates: expected at least k = {k}, got {candidates}")
+        found = [self._find(batch, k, mode, candidates)[:count] for batch, count in self._batches(queries, progress)]
+        return Found.together(found)
 
-    def find(self, queries: Clips, k: int, mode: str, candidates: int) -> Found:
+    def ranks(
+        self, queries: Clips, relevant: Int[np.ndarray, " Q"], *, progress: bool = False
+    ) -> tuple[Int[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
+        """The rank of each query's relevant clip, 1 + the others at most as far, and the distances computed for it.
+
+        What the whole row of distances would say, without those whose bounds are above the relevant clip's distance.
+        """
+        found, first = [], 0
+        for batch, count in self._batches(queries, progress):
+            columns = np.resize(relevant[first : first + count], len(batch))
+            found.append([part[:count] for part in self._ranks(batch, columns)])
+            first += count
+        ranks, computed = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return ranks, computed
+
+    def _batches(self, queries: Clips, progress: bool) -> Iterator[tuple[Clips, int]]:
+        """Queries, batch_size at a time, and how many of them were asked for."""
+        if self.gallery.mask is None and queries.mask is not None:
+            self.gallery = self.gallery.masked()
+            self._kept.clear()
+        elif self.gallery.mask is not None:
+            queries = queries.masked()
+        starts = range(0, len(queries), self._batch_size)
+        for first in tqdm(starts, disable=not progress, unit="batch", desc="search"):
+            rows = np.arange(first, min(first + self._batch_size, len(queries)))
+            yield queries[np.resize(rows, self._batch_size)], len(rows)
+
+    def _find(self, queries, k, mode, candidates):
         if mode in ("aggregate", "sequence"):
-            name, options = (self.name, self.options) if mode == "sequence" else ("cosine", {})
-            return _nearest(self._all(name, queries, **options), k)
-        lower = self._lower_bounds(queries)
-        if mode == "hybrid":
-            order = np.argsort(self._all("cosine", queries), axis=1, kind="stable")[:, :candidates]
-            return self._best_first(queries, lower, order, k, stop=False)
-        return self._best_first(queries, lower, np.argsort(lower, axis=1, kind="stable"), k, stop=True)
+            matrix = self._means(queries) if mode == "aggregate" else self._all(queries)
+            nearest = smallest(matrix, k)
+            everything = np.full(len(matrix), matrix.shape[1]), np.full(len(matrix), np.inf)
+            return Found(nearest, np.take_along_axis(matrix, nearest, axis=1), *everything)
+        lower, answer = self._lower_bounds(queries), Found.nothing(len(queries), k)
+        if mode == "exact":
+            limits = answer.distances[:, -1]  # a view: it falls as better clips are found
+            for active, rows, values in self._best_first(queries, lower, limits, answer.computed, answer.bound):
+                answer.take(active, rows, values)
+            return answer
+        order, everyone = smallest(self._means(queries), min(candidates, lower.shape[1])), np.arange(len(queries))
+        for first in range(0, order.shape[1], self._chunk):
+            rows = order[:, first : first + self._chunk]
+            answer.take(everyone, rows, self._some(queries, rows))
+        np.put_along_axis(lower, order, np.inf, axis=1)
+        answer.computed[:], answer.bound[:] = order.shape[1], lower.min(axis=1)
+        return answer
 
-    def _best_first(self, queries, lower, order, k, *, stop):
-        """Distances in the given order, a chunk at a time; with stop, until the next bound passes the k-th best."""
-        count = len(queries)
-        indices, nearest = np.zeros((count, k), np.int64), np.full((count, k), np.inf)
-        computed = np.zeros(count, np.int64)
-        active = np.arange(count)
+    def _ranks(self, queries, relevant):
+        limits = self._some(queries, relevant[:, None])[:, 0]
+        ranks, computed, bound = np.ones(len(queries), np.int64), np.zeros(len(queries), np.int64), limits.copy()
+        for active, rows, values in self._best_first(queries, self._lower_bounds(queries), limits, computed, bound):
+            ranks[active] += np.sum((values <= limits[active, None]) & (rows != relevant[active, None]), axis=1)
+        return ranks, computed
+
+    def _best_first(self, queries, lower, limits, computed, bound):
+        """(active queries, their next clips, those distances) in the order of the bounds while these are within limits.
+
+        Keeps `computed` and `bound`, the lowest bound of what is left, up to date.
+        """
+        active, done, size = np.arange(len(queries)), 0, lower.shape[1]
+        order = smallest(lower, _HEAD)
         while len(active):
-            places = computed[active, None] + np.arange(self.chunk)[None]
-            inside = places < order.shape[1]
-            rows = np.take_along_axis(order[active], np.where(inside, places, 0), axis=1)
-            values = np.where(inside, self._some(queries[active], rows), np.inf)
-            together = np.concatenate([nearest[active], values], axis=1)
-            which = np.concatenate([indices[active], rows], axis=1)
-            best = np.lexsort((which, together), axis=1)[:, :k]
-            nearest[active], indices[active] = (np.take_along_axis(part, best, axis=1) for part in (together, which))
-            computed[active] = np.minimum(computed[active] + self.chunk, order.shape[1])
-            left = computed[active] < order.shape[1]
-            if stop:
-                following = lower[active, order[active, np.minimum(computed[active], order.shape[1] - 1)]]
-                left &= following <= nearest[active, -1]
-            active = active[left]
-        rest = lower.copy()
-        for query in range(count):
-            rest[query, order[query, : computed[query]]] = np.inf
-        return Found(indices, nearest, computed, rest.min(axis=1))
+            rows = order[active, done : done + self._chunk]
+            yield active, rows, self._some(queries[active], rows)
+            done += rows.shape[1]
+            computed[active] = done
+            if done == order.shape[1] < size:
+                order = smallest(lower, 8 * done)
+            bound[active] = lower[active, order[active, done]] if done < size else np.inf
+            active = active[(bound[active] <= limits[active]) & (done < size)]
 
     def _some(self, queries, rows):
-        """(A, chunk) distances of each query to the clips of its own row."""
-        size = self.batch_size
-        padded = np.concatenate([np.arange(len(queries)), np.zeros(max(0, size - len(queries)), np.int64)])
-        chosen, mask = rows[padded], self.gallery.mask
-        run = _rows_program(self.name, self.queries_are, tuple(sorted(self.options.items())), mask is not None)
-        own = queries[padded]
-        return np.asarray(
-            run(own.sequences, own.mask, self.gallery.sequences[chosen], None if mask is None else mask[chosen])
-        )[: len(queries)]
+        """(A, C) distances of each query to the clips of its own row."""
+        count, chunk = rows.shape
+        # Sizes in steps of four: few programs, little filling.
+        size = max(self._mesh.size, 4 ** math.ceil(math.log(count, 4)))
+        size += -size % self._mesh.size
+        every, clips = np.resize(np.arange(count), size), np.resize(np.arange(chunk), self._chunk)
+        own, others = queries[every], self.gallery[rows[every][:, clips].ravel()]
+        run = programs.rows(self.name, self.queries_are, self._options, self._mesh)
+        values = run(None, (own.sequences, own.mask, others.sequences, others.mask))
+        return np.asarray(parallel.gather(values))[:count, :chunk]
 
-    def _all(self, name, queries, **options):
-        sides = queries, self.gallery
-        x, y = sides if self.queries_are == "x" else sides[::-1]
-        run = _matrix_program(name, tuple(sorted(options.items())))
-        matrix = np.asarray(run(x.sequences, y.sequences, x.mask, y.mask))
-        return matrix if self.queries_are == "x" else matrix.T
+    def _all(self, queries):
+        run = programs.matrix(self.name, self.queries_are, self._options, self._mesh)
+        return self._by_tiles(run, _pair(queries), map(_pair, self._tiles()))
+
+    def _means(self, queries):
+        """Cosine distances of the means."""
+        queries, tiles = self._prepared("means", queries, programs.means, None)
+        return self._by_tiles(programs.matrix("cosine", self.queries_are, (), self._mesh), queries, tiles)
 
     def _lower_bounds(self, queries):
-        """(Q, G), by tiles of the gallery of one size, so that one program serves all."""
-        own = self._self_share(queries) if self.self_terms is not None else None
-        cells = len(queries) * queries.sequences.shape[1] * self.gallery.sequences.shape[1] * 4
-        size = max(1, min(len(self.gallery), _BOUND_BYTES // cells))
-        columns = []
+        lengths = queries.sequences.shape[1], self.gallery.sequences.shape[1]
+        lengths = lengths if self.queries_are == "x" else lengths[::-1]
+        masked = self.gallery.mask is not None
+        length = bounds.common_length(self.name, *lengths, masked=masked, **dict(self._options))
+        program = partial(programs.reduced, self.name, self._options, length)
+        queries, tiles = self._prepared(("bounds", length), queries, program, self._basis)
+        return self._by_tiles(programs.below(self.name, self.queries_are, self._options, self._mesh), queries, tiles)
+
+    def _prepared(self, what, queries, program, shared):
+        """The queries, and the tiles of the gallery, which are kept, after a program."""
+        if what not in self._kept:
+            run = program(self._mesh)
+            self._kept[what] = [run(shared, _pair(tile)) for tile in self._tiles()]
+        return jax.tree.map(np.asarray, program(None)(shared, _pair(queries))), self._kept[what]
+
+    @cached_property
+    def _basis(self):
+        step = math.ceil(len(self.gallery) * self.gallery.sequences.shape[1] / _BASIS_FRAMES)
+        some = self.gallery[::step]
+        frames = some.sequences.reshape(-1, some.sequences.shape[2]) if some.mask is None else some.sequences[some.mask]
+        return bounds.basis(frames, self._rank)
+
+    def _tiles(self) -> Iterator[Clips]:
+        """The gallery in tiles of one size; the last is filled up with copies of its last clip."""
+        _, length, width = self.gallery.sequences.shape
+        costs = self._batch_size * length**2 * (self.name != "euclidean")
+        size = max(1, min(len(self.gallery), _TILE_BYTES // (4 * max(costs, length * width))))
+        size += -size % self._mesh.size
         for first in range(0, len(self.gallery), size):
-            rows = np.minimum(np.arange(first, first + size), len(self.gallery) - 1)
-            sides = queries, self.gallery[rows]
-            x, y = sides if self.queries_are == "x" else sides[::-1]
-            run = _bounds_program(self.name, tuple(sorted(self.plain.items())))
-            tile = run(x.sequences, y.sequences, x.mask, y.mask, self.basis)
-            if own is not None:
-                shares = own, tuple(part[rows] for part in self.self_terms)
-                normalize = {"normalize": self.plain["normalize"]} if "normalize" in self.plain else {}
-                x_self, y_self = shares if self.queries_are == "x" else shares[::-1]
-                tile = bounds.debias(self.name, tile, x_self, y_self, **normalize)
-            tile = np.asarray(tile)
-            columns.append((tile if self.queries_are == "x" else tile.T)[:, : len(self.gallery) - first])
-        return np.concatenate(columns, axis=1).astype(np.float64)
+            rows = slice(first, first + size)  # of a mapped file, no copy
+            missing = first + size > len(self.gallery)
+            yield self.gallery[np.minimum(np.arange(first, first + size), len(self.gallery) - 1) if missing else rows]
 
-    def _self_share(self, clips):
-        return tuple(
-            jnp.asarray(part)
-            for part in _self_program(self.name, tuple(sorted(self.plain.items())))(clips.sequences, clips.mask)
-        )
+    def _by_tiles(self, run, queries, tiles):
+        """(Q, G) of a program's (tile, Q)."""
+        columns = [np.asarray(parallel.gather(run(queries, tile))).T for tile in tiles]
+        return np.concatenate(columns, axis=1)[:, : len(self.gallery)]
 
 
-def _nearest(matrix, k):
-    order = np.argsort(matrix, axis=1, kind="stable")[:, :k]
-    rows = len(matrix)
-    return Found(
-        order, np.take_along_axis(matrix, order, axis=1), np.full(rows, matrix.shape[1]), np.full(rows, np.inf)
-    )
-
-
-@cache
-def _matrix_program(name, options):
-    return jax.jit(partial(pairwise, name, **dict(options)))
-
-
-@cache
-def _bounds_program(name, options):
-    return jax.jit(partial(bounds.lower_bounds, name, **dict(options)))
-
-
-@cache
-def _self_program(name, options):
-    return jax.jit(lambda sequences, mask: bounds.self_share(name, sequences, mask, **dict(options)))
-
-
-@cache
-def _rows_program(name, queries_are, options, masked):
-    def row(query, query_mask, clips, mask):
-        one = query[None], query_mask[None] if masked else None
-        x, y = (one, (clips, mask)) if queries_are == "x" else ((clips, mask), one)
-        matrix = pairwise(name, x[0], y[0], x[1], y[1], **dict(options))
-        return matrix[0] if queries_are == "x" else matrix[:, 0]
-
-    axes = (0, 0, 0, 0) if masked else (0, None, 0, None)
-    return jax.jit(jax.vmap(row, axes))
+def _pair(clips):
+    return clips.sequences, clips.mask
