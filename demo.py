@@ -24,6 +24,7 @@ from scav_jax.report import write_report
 from scav_jax.results import markdown_tables, pool_seeds, summary_rows, terminal_table
 
 METHODS = ("cav", "euclidean", "dtw", "wasserstein")
+PROBES = "permute:1,reverse:1,shift:0.25,warp:0.5,crop:0.5,freeze:0.5"
 # Seconds on two cores of a 2026 server: the first guess of the time left, corrected by how the stages really go.
 SECONDS = {
     "data": 90,
@@ -97,7 +98,7 @@ def main() -> None:
     for (method, seed), run in todo.items():
         overrides = _overrides(method, seed, options.steps) + ([] if light else [f"--config.data.store={store}"])
         stages.run(["python", "train.py", "--config=configs/marimba.py", f"--workdir={run}", *overrides])
-        stages.run(["python", "eval.py", f"--workdir={run}", "--noreport"])
+        stages.run(["python", "eval.py", f"--workdir={run}", "--frontier", f"--probe={PROBES}", "--noreport"])
 
     print("\nwriting the report", flush=True)
     folders = list(runs.values())

@@ -4,7 +4,7 @@ train.py calls it on the validation split while training, eval.py on the test sp
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -14,23 +14,38 @@ from jax.sharding import Mesh
 
 from scav_jax import distances, parallel, training
 from scav_jax.config import trained_with
-from scav_jax.features.clips import ids_sha256
-from scav_jax.features.pipeline import eval_batches
+from scav_jax.features.pipeline import Batch, eval_batches
 from scav_jax.features.store import Facts, Store
-from scav_jax.metrics import bootstrap_interval, ranks, retrieval_metrics
+from scav_jax.metrics import average_precision, bootstrap_interval, ranks, retrieval_metrics
+from scav_jax.protocol import subsets
+from scav_jax.retrieval import order_free
+from scav_jax.retrieval.clips import Clips
 from scav_jax.retrieval.ranking import hybrid_distances
+from scav_jax.retrieval.search import Searcher
 
-TIE_RULE = "rank = 1 + number of irrelevant clips at a distance <= that of the relevant one: a tie counts against us"
-INTERVAL_RULE = "95 % percentile bootstrap, whole groups of related clips resampled"
 DIRECTIONS = ("v2a", "a2v")
-ALL = "all"
+MODES = ("aggregate", "sequence", "hybrid", "exact")
 
+Encoded = dict[str, tuple[np.ndarray, np.ndarray | None]]  # (sequences (G, length, d), mask) of each modality
 Encoder = Callable[[dict[str, Any], dict[str, Any]], dict[str, tuple]]
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Which rankings: every combination. No distances: the config's own. "maxsim" and "chamfer" know no order."""
+
+    modes: Sequence[str] = MODES[:3]
+    distances: Sequence[str] = ()
+    directions: Sequence[str] = DIRECTIONS
+    hybrid_k: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
 class Ranking:
-    """One gallery ranked in one way: smaller = closer, the clip of query i is column i."""
+    """One gallery ranked in one way: smaller = closer, the clip of query i is column i.
+
+    Of an exact ranking the distances that were proven larger than that of the right clip are inf.
+    """
 
     mode: str
     distance: str
@@ -72,102 +87,149 @@ def check_store(config: Any, store: Store) -> None:
 
 
 def encode_split(
-    config: Any, encoder: Encoder, mesh: Mesh, parameters: dict[str, Any], store: Store, split: str
-) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """Each modality's (sequences (G, length, d), mask) of a whole split, in its order, in every host's memory."""
+    config: Any,
+    encoder: Encoder,
+    mesh: Mesh,
+    parameters: dict[str, Any],
+    store: Store,
+    split: str,
+    *,
+    members: np.ndarray | None = None,
+    change: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Encoded:
+    """Each modality's sequences and mask of the split's clips (`members`: of some), in every host's memory.
+
+    change: what is done to the features of a batch first.
+    """
     chunks = []
-    size = min(config.eval.batch_size, len(store.split(split)))
-    for batch in eval_batches(store, split, size + -size % mesh.size):
-        features = {key: value for key, value in batch.items() if key not in ("index", "valid")}
+    size = min(config.eval.batch_size, len(store.split(split)) if members is None else len(members))
+    for batch in eval_batches(store, split, size + -size % mesh.size, members):
+        features = {key: value for key, value in change(batch).items() if key not in ("index", "valid")}
         encoded = parallel.gather(encoder(parameters, parallel.spread_whole(features, mesh)))
         chunks.append(jax.tree.map(lambda leaf, valid=batch["valid"]: leaf[:valid], encoded))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
 
 def rank(
-    config: Any, encoded: dict[str, tuple], mesh: Mesh, facts: Facts, hybrid_k: Sequence[int] = ()
+    config: Any, encoded: Encoded, mesh: Mesh, facts: Facts, asked: Asked, perturbed: Encoded | None = None
 ) -> Iterator[Ranking]:
-    """Every mode, direction and subset. A subset restricts queries and gallery to its clips."""
-    x, y = (encoded[name] for name in config.pairs[0])
-    name = config.distance.name
-    aggregate = parallel.matrix("cosine", x, y, mesh)
-    sequence = parallel.matrix(name, x, y, mesh, **distances.options(name, config.distance))
+    """Every subset, direction, mode and distance asked for. A subset restricts queries and gallery to its clips.
+
+    perturbed: queries other than the gallery's own clips, in the same order.
+    """
+    names = tuple(asked.distances) or (config.distance.name,)
+    whole = {name: _matrices(config, name, encoded, perturbed, mesh) for name in _needed(asked, names)}
     for subset, members in subsets(facts).items():
-        for direction in DIRECTIONS:
-            near, exact = (
-                matrix[np.ix_(members, members)] if direction == "v2a" else matrix.T[np.ix_(members, members)]
-                for matrix in (aggregate, sequence)
-            )
-            yield Ranking("aggregate", "cosine", direction, subset, None, members, near)
-            yield Ranking("sequence", name, direction, subset, None, members, exact)
-            for k in hybrid_k:
-                yield Ranking("hybrid", name, direction, subset, k, members, hybrid_distances(near, exact, k))
+        cut = np.ix_(members, members)
+        for direction in asked.directions:
+            if "aggregate" in asked.modes:
+                near = whole["cosine"][direction][cut]
+                yield Ranking("aggregate", "cosine", direction, subset, None, members, near)
+            for name in names:
+                if "sequence" in asked.modes:
+                    found = whole[name][direction][cut]
+                    yield Ranking("sequence", name, direction, subset, None, members, found)
+                for k in asked.hybrid_k if "hybrid" in asked.modes else ():
+                    found = hybrid_distances(whole["cosine"][direction][cut], whole[name][direction][cut], k)
+                    yield Ranking("hybrid", name, direction, subset, k, members, found)
+                if "exact" in asked.modes and name not in order_free.NAMES:
+                    queries, gallery = sides(config, perturbed or encoded, encoded, direction)
+                    finder = searcher(config, name, gallery[members], direction, mesh)
+                    found, _ = finder.until_found(queries[members], np.arange(len(members)))
+                    yield Ranking("exact", name, direction, subset, None, members, found)
+
+
+def _needed(asked: Asked, names: Sequence[str]) -> list[str]:
+    """The distances that are computed between all clips."""
+    aggregate = ["cosine"] if {"aggregate", "hybrid"}.intersection(asked.modes) else []
+    return [*aggregate, *(names if {"sequence", "hybrid"}.intersection(asked.modes) else ())]
+
+
+def _matrices(config: Any, name: str, encoded: Encoded, perturbed: Encoded | None, mesh: Mesh) -> dict[str, np.ndarray]:
+    """direction -> (Q, Q) distances of every query to every clip."""
+    if perturbed is None and name != "maxsim":
+        there = _matrix(config, name, *sides(config, encoded, encoded, "v2a"), "v2a", mesh)
+        return {"v2a": there, "a2v": there.T}
+    return {
+        direction: _matrix(config, name, *sides(config, perturbed or encoded, encoded, direction), direction, mesh)
+        for direction in DIRECTIONS
+    }
+
+
+def sides(config: Any, queries: Encoded, gallery: Encoded, direction: str) -> tuple[Clips, Clips]:
+    """The queries of a direction, and the gallery."""
+    names = config.pairs[0] if direction == "v2a" else config.pairs[0][::-1]
+    return Clips(*queries[names[0]]), Clips(*gallery[names[1]])
+
+
+def searcher(config: Any, name: str, gallery: Clips, direction: str, mesh: Mesh) -> Searcher:
+    """Of a gallery, by the config's options of a distance."""
+    options = {key: value for key, value in distances.options(name, config.distance).items() if key != "tile_size"}
+    return Searcher(name, gallery, queries_are="x" if direction == "v2a" else "y", mesh=mesh, **options)
+
+
+def _matrix(config, name, queries, gallery, direction, mesh):
+    """(Q, G)"""
+    if name in order_free.NAMES:
+        clips = (jnp.asarray(side) if side is not None else None for side in (*queries.pair(), *gallery.pair()))
+        queries, queries_mask, gallery, gallery_mask = clips
+        return np.asarray(order_free.matrix(name, queries, gallery, queries_mask, gallery_mask))
+    options = {} if name == "cosine" else distances.options(name, config.distance)
+    if direction == "v2a":
+        return parallel.matrix(name, queries.pair(), gallery.pair(), mesh, **options)
+    return parallel.matrix(name, gallery.pair(), queries.pair(), mesh, **options).T
 
 
 def score(ranking: Ranking, facts: Facts) -> dict[str, Any]:
-    """One row of metrics.json: recalls in percent, R@1 with its interval."""
+    """One row of metrics.json: recalls in percent, R@1 with its interval, with labels mAP of clips of one class."""
     groups = np.where(facts.groups == "", facts.ids, facts.groups)[ranking.members]
     hits = 100.0 * (ranks(ranking.distances) == 1)
     low, high = bootstrap_interval(hits[None], groups)
     metrics = retrieval_metrics(ranking.distances)
     # The two sums round apart: no interval is to miss its own mean by a last digit.
     interval = {"R@1_low": min(low, metrics["R@1"]), "R@1_high": max(high, metrics["R@1"])}
+    labels = facts.labels[ranking.members]
+    if ranking.mode != "exact" and (labels != "").all():
+        precision = average_precision(ranking.distances, labels[:, None] == labels[None])
+        metrics["mAP"] = 100 * float(precision.mean())
     return {**ranking.key(), **metrics, **interval}
 
 
-def quick_metrics(config: Any, encoded: dict[str, tuple], mesh: Mesh, facts: Facts) -> dict[str, float]:
+def quick_metrics(config: Any, encoded: Encoded, mesh: Mesh, facts: Facts) -> dict[str, float]:
     """The training log's evaluation: the whole split, ranked the way the method is meant to rank."""
     mode = "aggregate" if config.method == "cav" else "sequence"
     metrics: dict[str, float] = {}
-    for ranking in rank(config, encoded, mesh, facts):
-        if (ranking.mode, ranking.subset) == (mode, ALL):
-            scores = retrieval_metrics(ranking.distances)
-            metrics |= {f"eval_{ranking.direction}_{key}": value for key, value in scores.items()}
+    for ranking in rank(config, encoded, mesh, replace(facts, subsets=np.full(len(facts.ids), "")), Asked((mode,))):
+        scores = retrieval_metrics(ranking.distances)
+        metrics |= {f"eval_{ranking.direction}_{key}": value for key, value in scores.items()}
     if trained_with(config) == "wasserstein":
         metrics["eval_marginal_error"] = marginal_error(config, encoded)
     return metrics
 
 
-def marginal_error(config: Any, encoded: dict[str, tuple], clips: int = 32) -> float:
+def alignments(config: Any, encoded: Encoded, name: str, query: int, others: Sequence[int]) -> list[list[list[int]]]:
+    """How a distance lays clip `query` of x over others of y: (n, m) each, 0 to 99, valid frames only; cosine has none.
+
+    For pictures: see `distances.alignment`.
+    """
+    if name == "cosine" or name in order_free.NAMES:
+        return []
+    options = distances.options(name, config.distance)
+    x, y = (Clips(*encoded[side]).masked() for side in config.pairs[0])
+    found = []
+    for other in others:
+        parts = (jnp.asarray(part) for part in (*x[query].pair(), *y[other].pair()))
+        frames, frames_mask, steps, steps_mask = parts
+        matrix = np.asarray(distances.alignment(name, frames, steps, frames_mask, steps_mask, **options))
+        matrix = matrix[: int(frames_mask.sum()), : int(steps_mask.sum())]
+        found.append(np.rint(99 * matrix / max(matrix.max(), 1e-12)).astype(int).tolist())
+    return found
+
+
+def marginal_error(config: Any, encoded: Encoded, clips: int = 32) -> float:
     """The worst marginal error of Wasserstein's plans among the first `clips` clips: have the iterations converged?"""
     options = distances.options("wasserstein", config.distance)
     (x, x_mask), (y, y_mask) = (
         jax.tree.map(lambda leaf: jnp.asarray(leaf[:clips]), encoded[name]) for name in config.pairs[0]
     )
     return float(distances.marginal_error(x, y, x_mask, y_mask, **options))
-
-
-def subsets(facts: Facts) -> dict[str, np.ndarray]:
-    """Positions of the clips of each gallery: all, and every named subset."""
-    named = {str(name): np.flatnonzero(facts.subsets == name) for name in dict.fromkeys(facts.subsets) if name}
-    return {ALL: np.arange(len(facts.ids)), **named}
-
-
-def protocol(config: Any, store: Store, split: str, step: int) -> dict[str, Any]:
-    """What the numbers mean nothing without."""
-    facts = store.facts(split)
-    galleries = {}
-    for subset, members in subsets(facts).items():
-        _, sizes = np.unique(facts.groups[members], return_counts=True)
-        grouped = (facts.groups[members] != "").all() and len(set(sizes)) == 1
-        galleries[subset] = {
-            "gallery_size": len(members),
-            "group_size": int(sizes[0]) if grouped else None,
-            "chance_R@1": 100 / len(members),
-        }
-    return {
-        "dataset": store.ledger["dataset"],
-        "split": split,
-        "gallery_size": len(facts.ids),
-        "ids_sha256": ids_sha256([str(clip) for clip in facts.ids]),
-        "tie_rule": TIE_RULE,
-        "interval_rule": INTERVAL_RULE,
-        "extractors": {name: entry["extractor"] for name, entry in store.ledger["modalities"].items()},
-        "coverage": store.ledger.get("coverage"),
-        "health": store.ledger.get("health"),
-        "method": config.method,
-        "trained_with": trained_with(config),
-        "seed": config.seed,
-        "step": step,
-        "subsets": galleries,
-    }

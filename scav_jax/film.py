@@ -113,7 +113,7 @@ def clip_picture(path: Path, *, width: int = 720, image_format: str = "PNG") -> 
 
     Raises scav_jax.features.media.MediaError where the file cannot be decoded. Source: our choice.
     """
-    return _encode(_draw_clip(path, width), image_format)
+    return encode_picture(_draw_clip(path, width), image_format)
 
 
 def clip_sheet(paths: Sequence[Path], *, width: int = 960) -> bytes:
@@ -125,10 +125,10 @@ def clip_sheet(paths: Sequence[Path], *, width: int = 960) -> bytes:
     sheet = Image.new("RGB", (width, sum(picture.height + caption for picture in pictures)), BACKGROUND)
     draw, top = ImageDraw.Draw(sheet), 0
     for path, picture in zip(paths, pictures, strict=True):
-        draw.text((4, top + 4), path.stem, INK, font=_font(13))
+        draw.text((4, top + 4), path.stem, INK, font=font(13))
         sheet.paste(picture, (0, top + caption))
         top += caption + picture.height
-    return _encode(sheet, "PNG")
+    return encode_picture(sheet, "PNG")
 
 
 def _draw_clip(path: Path, width: int) -> Any:
@@ -152,35 +152,35 @@ def _draw_clip(path: Path, width: int) -> Any:
 
     picture = Image.new("RGB", (width, sum(heights) + 2 * GAP + AXIS_HEIGHT), BACKGROUND)
     picture.paste(Image.fromarray(strip), (0, 0))
-    draw, font = ImageDraw.Draw(picture), _font(11)
+    draw, letters = ImageDraw.Draw(picture), font(11)
     top = heights[0] + GAP
     for label, level in levels.items():
         pixels = (matplotlib.colormaps["magma"](level)[..., :3] * 255).astype(np.uint8)
         picture.paste(Image.fromarray(pixels), (0, top))
-        draw.text((4, top + 1), label, INK, font=font)
+        draw.text((4, top + 1), label, INK, font=letters)
         top += level.shape[0] + GAP
     axis_top = top - GAP
-    ticks_s = _ticks(duration_s, width)
+    ticks_s = ticks(duration_s, width)
     for tick_s, column in zip(ticks_s, columns(ticks_s, duration_s, width).tolist(), strict=True):
         draw.line([(column, axis_top), (column, axis_top + 4)], INK)
-        draw.text((column + 3, axis_top + 2), f"{tick_s:g} s", INK, font=font)
+        draw.text((column + 3, axis_top + 2), f"{tick_s:g} s", INK, font=letters)
     return picture
 
 
-def _ticks(duration_s: float, width: int) -> Float[np.ndarray, " ticks"]:
+def ticks(duration_s: float, width: int) -> Float[np.ndarray, " ticks"]:
     """Round times at least 55 pixels apart; none so near the right edge that its label would be cut."""
     spacing_s = 55 * duration_s / width
     step_s = next((step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30) if step >= spacing_s), 60.0)
     return np.arange(0.0, duration_s - spacing_s / 2, step_s)
 
 
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
-def _encode(picture: Any, image_format: str) -> bytes:
+def encode_picture(picture: Any, image_format: str) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, image_format, **({"quality": 82} if image_format == "JPEG" else {"optimize": True}))
     return buffer.getvalue()

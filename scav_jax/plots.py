@@ -1,8 +1,9 @@
-"""Training curves as inline SVG that takes its ink from the page: one drawing serves the light and the dark theme."""
+"""Curves and points as inline SVG that takes its ink from the page: one drawing serves the light and the dark theme."""
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,21 +45,7 @@ def curves_svg(
 
     smooth: a running mean over a twentieth of the run, the raw values faint behind it. All text is escaped.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": title,
-        "text.parse_math": False,  # a run's name may hold a dollar sign
-        "font.size": 10,
-        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    }
-    with rc_context(settings):
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+    with _drawing(title) as (axes, finished):
         labelled: set[str] = set()
         for curve in curves:
             steps, values = _thinned(curve.steps), np.asarray(_thinned(curve.values), float)
@@ -77,12 +64,66 @@ def curves_svg(
                           textcoords="offset points", fontsize=8)  # fmt: skip
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if smooth else 0)
         axes.set(xlabel="training step", ylabel=y_label)
+    return finished()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A way of searching: milliseconds a query, R@1 in percent; `k` of hybrid retrieval, whose points are joined."""
+
+    mode: str
+    ms: float
+    recall: float
+    k: int | None = None
+
+
+MARKERS = {"aggregate": "v", "hybrid": "o", "exact": "*", "sequence": "s"}
+
+
+def frontier_svg(series: Mapping[tuple[str, tuple[str, str]], Sequence[Point]], *, title: str) -> str:
+    """Accuracy against latency, (label, colour key) -> points, as one <svg> element. The better is up and left."""
+    with _drawing(title) as (axes, finished):
+        for (label, key), points in series.items():
+            hybrid = sorted((point for point in points if point.mode == "hybrid"), key=lambda point: point.k or 0)
+            axes.plot([p.ms for p in hybrid], [p.recall for p in hybrid], color=colour(*key), linewidth=0.9, alpha=0.7)
+            for mode, marker in MARKERS.items():
+                chosen = [point for point in points if point.mode == mode]
+                size = 9 if mode == "exact" else 4 if mode == "hybrid" else 6
+                places = [p.ms for p in chosen], [p.recall for p in chosen]
+                axes.plot(*places, linestyle="", marker=marker, markersize=size, color=colour(*key))
+            axes.plot([], [], color=colour(*key), linewidth=2, label=label)
+        for mode, marker in MARKERS.items():
+            axes.plot([], [], linestyle="", marker=marker, color=INK, label=mode)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel="milliseconds a query", ylabel="R@1 (%)")
+    return finished()
+
+
+@contextmanager
+def _drawing(title: str) -> Iterator[tuple[Any, Callable[[], str]]]:
+    """(axes, what gives the element once the block is left)."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": title,
+        "text.parse_math": False,  # a run's name may hold a dollar sign
+        "font.size": 10,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    }
+    buffer = io.StringIO()
+    with rc_context(settings):
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        yield axes, lambda: _inline(buffer.getvalue(), title)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.18, color=INK)
         figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-        buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue(), title)
 
 
 def _inline(svg: str, title: str) -> str:

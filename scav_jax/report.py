@@ -16,9 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scav_jax import files
+import numpy as np
+
+from scav_jax import files, search_sections
+from scav_jax.alignment_picture import alignment_picture
 from scav_jax.film import clip_picture, clip_sheet
 from scav_jax.plots import LINE_STYLES, Curve, colour, curves_svg
+from scav_jax.protocol import check_comparable
 from scav_jax.results import (
     DIRECTION_NAMES,
     DISTANCE_NAMES,
@@ -45,8 +49,6 @@ MAX_QUERIES = 6
 TOP_CLIPS = 3
 PICTURE_WIDTH = 420
 MEDIA_SUFFIX = ".mp4"
-# Runs that differ in one of these ranked different galleries or counted differently.
-COMPARABLE = ("dataset", "split", "gallery_size", "ids_sha256", "tie_rule")
 
 
 def write_report(
@@ -62,7 +64,8 @@ def write_report(
 
     pooled: merge the seeds of a method, with these intervals (see results.pool_seeds); None shows every run apart.
     summary: also write the rows of all runs there, unpooled, as {"rows": [...]}. note: a paragraph under the title.
-    Raises ValueError naming the file where a run has no evaluation or a file is malformed.
+    Raises ValueError naming the file where a run has no evaluation or a file is malformed, and the field in which runs
+    were not evaluated alike.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -70,12 +73,14 @@ def write_report(
     if not runs:
         raise ValueError("runs: expected at least one run folder, got none")
     loaded = sorted((load_run(path) for path in runs), key=lambda run: sort_key(run_rows(run)[0]))
+    check_comparable({run.name: run.protocol for run in loaded})
     raw_rows = [row for run in loaded for row in run_rows(run)]
     rows = sorted(raw_rows if pooled is None else pool_seeds(raw_rows, pooled), key=sort_key)
     if summary is not None:
         files.write_whole(summary, json.dumps({"rows": raw_rows}, indent=1) + "\n")
 
-    queries, query_note = _queries(loaded if pooled is None else _one_run_a_method(loaded))
+    shown = loaded if pooled is None else _one_run_a_method(loaded)
+    queries, query_note = _queries(shown)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -87,11 +92,13 @@ def write_report(
         title=title,
         note=note,
         runs=loaded,
-        warnings=_warnings(loaded),
         headlines=_headlines(rows),
         tables=_tables(rows),
         bars=_bars(rows),
         curves=[Markup(svg) for svg in _training_curves(loaded, name_runs=pooled is None)],
+        frontiers=search_sections.frontiers(shown),
+        contests=search_sections.contests(shown),
+        probes=search_sections.probes(shown),
         queries=queries,
         query_note=query_note,
         protocols=_compared([run.protocol for run in loaded], skip=("subsets",)),
@@ -99,16 +106,6 @@ def write_report(
         configs=_compared([run.config for run in loaded]),
     )
     files.write_whole(out, page)
-
-
-def _warnings(runs: Sequence[Run]) -> list[str]:
-    warnings = []
-    for field in COMPARABLE:
-        values = {run.name: run.protocol.get(field) for run in runs}
-        if len({json.dumps(value) for value in values.values()}) > 1:
-            listed = ", ".join(f"{name}: {value}" for name, value in values.items())
-            warnings.append(f"The runs differ in {field} ({listed}): their numbers do not compare.")
-    return warnings
 
 
 def _headlines(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -276,8 +273,10 @@ def _queries(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], str]:
         answers = []
         for run, query in same:
             row = query | {"k": query.get("k"), "run": run.name} | {f: run.protocol[f] for f in _RUN_FIELDS}
+            laid = dict(zip(query["retrieved"], query.get("alignments", []), strict=False))
             clips = [
                 {"rank": rank, "id": found, "right": found == clip_id, "picture": picture(found)}
+                | {"alignment": picture(clip_id, found, json.dumps(laid[found])) if found in laid else None}
                 for rank, found in enumerate(query["retrieved"][:TOP_CLIPS], start=1)
             ]
             name = f"{label(row)}, {mode_label(row)}"
@@ -297,19 +296,26 @@ def _one_run_a_method(runs: Sequence[Run]) -> list[Run]:
 _RUN_FIELDS = ("method", "trained_with", "seed")
 
 
-def _picture_finder(runs: Sequence[Run]) -> tuple[Callable[[str], str | None], str]:
-    """clip id -> data URI of its picture, or None. Ids select among the files found and are never made into a path."""
+def _picture_finder(runs: Sequence[Run]) -> tuple[Callable[..., str | None], str]:
+    """clip id -> data URI of its picture, or None; two ids and their alignment as JSON -> both laid over each other.
+
+    Ids select among the files found and are never made into a path.
+    """
     folders = {Path(run.retrieved["media"]) for run in runs if run.retrieved.get("media")}
     files = {path.stem: path for folder in sorted(folders) for path in sorted(folder.rglob(f"*{MEDIA_SUFFIX}"))}
 
     @cache
-    def picture(clip_id: str) -> str | None:
+    def picture(clip_id: str, heard: str | None = None, alignment: str = "") -> str | None:
         from scav_jax.features.media import MediaError
 
-        if clip_id not in files:
+        if clip_id not in files or (heard is not None and heard not in files):
             return None
         try:
-            encoded = clip_picture(files[clip_id], width=PICTURE_WIDTH, image_format="JPEG")
+            if heard is None:
+                encoded = clip_picture(files[clip_id], width=PICTURE_WIDTH, image_format="JPEG")
+            else:
+                weights = np.array(json.loads(alignment), float)
+                encoded = alignment_picture(files[clip_id], files[heard], weights, width=PICTURE_WIDTH)
         except (MediaError, ImportError):  # without PyAV the clip is shown by its id
             return None
         return "data:image/jpeg;base64," + base64.b64encode(encoded).decode()

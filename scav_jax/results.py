@@ -18,14 +18,22 @@ Intervals = Mapping[Key, tuple[float, float]]
 
 METRICS = ("R@1", "R@5", "R@10", "MedR", "MRR")
 QUERY_FIELDS = {"id", "subset", "direction", "mode", "distance", "rank", "retrieved"}
-DISTANCE_NAMES = {"cosine": "cosine", "euclidean": "Euclidean", "dtw": "DTW", "wasserstein": "Wasserstein"}
+DISTANCE_NAMES = {
+    "cosine": "cosine",
+    "euclidean": "Euclidean",
+    "dtw": "DTW",
+    "wasserstein": "Wasserstein",
+    "maxsim": "MaxSim, no order",
+    "chamfer": "Chamfer, no order",
+}
 DIRECTION_NAMES = {"v2a": "visual to audio", "a2v": "audio to visual"}
 MODES = ("aggregate", "sequence", "hybrid", "exact")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds; config, history and retrieved are empty where their file is missing."""
+    """What a run folder holds; config, history and retrieved are empty where their file is missing, frontier and probes
+    where eval.py was not asked for them."""
 
     name: str
     path: files.AnyPath
@@ -34,6 +42,8 @@ class Run:
     config: dict[str, Any]
     history: list[Row]
     retrieved: dict[str, Any]
+    frontier: list[Row]
+    probes: list[Row]
 
 
 def load_run(path: files.AnyPath) -> Run:
@@ -66,6 +76,8 @@ def load_run(path: files.AnyPath) -> Run:
         config=_read_json(config_path) if config_path.is_file() else {},
         history=_read_history(path / "metrics.jsonl"),
         retrieved=retrieved,
+        frontier=metrics.get("frontier", []),
+        probes=metrics.get("probes", []),
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scav_jax.files import AnyPath
-from scav_jax.metrics import bootstrap_interval
+from scav_jax.metrics import bootstrap_interval, paired_p_value
 from scav_jax.results import DIRECTION_NAMES, Intervals, Key
 
 
@@ -36,6 +36,102 @@ def load_hits(runs: Sequence[AnyPath]) -> dict[Key, Hits]:
                 found.setdefault(key, []).append(100.0 * (stored[name] == 1))
                 groups[key] = labels[members]
     return {key: Hits(np.stack(hits), groups[key]) for key, hits in found.items()}
+
+
+class Paired(NamedTuple):
+    """Two runs on the same queries of a subset, each by its own retrieval, both directions together.
+
+    gained, lost: queries that only the second, only the first run gets right. gain: the second's R@1 less the first's,
+    in percent, with its interval; p: see metrics.paired_p_value.
+    """
+
+    subset: str
+    queries: int
+    gained: int
+    lost: int
+    gain: float
+    low: float
+    high: float
+    p: float
+
+
+class Moved(NamedTuple):
+    """A query whose right clip changed its rank between two runs."""
+
+    id: str
+    direction: str
+    first: int
+    second: int
+
+
+def paired(first: AnyPath, second: AnyPath) -> list[Paired]:
+    """Wins and losses of the second run against the first, a subset at a time.
+
+    ValueError where the runs ranked other clips, or lack the rankings that are their own.
+    """
+    before, after = _own_ranks(first), _own_ranks(second)
+    found = []
+    for subset, (ids, groups, ranks) in before.items():
+        if subset not in after or list(after[subset][0]) != list(ids):
+            raise ValueError(f"{second}: expected the queries of {first} in subset {subset}, got others")
+        hits = [100.0 * (side == 1).mean(axis=0)[None] for side in (ranks, after[subset][2])]
+        right = [side == 1 for side in (ranks, after[subset][2])]
+        interval = bootstrap_interval(hits[1] - hits[0], groups)
+        gain = float((hits[1] - hits[0]).mean())
+        counts = ranks.size, int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
+        found.append(Paired(subset, *counts, gain, *interval, paired_p_value(hits[1], hits[0], groups)))
+    return found
+
+
+def moved(first: AnyPath, second: AnyPath, count: int = 5) -> tuple[list[Moved], list[Moved]]:
+    """The queries that the second run ranks better, and those it ranks worse, by the most (ratio of ranks)."""
+    ids, _, before = _own_ranks(first)["all"]
+    after = _own_ranks(second)["all"][2]
+    ratio = np.log(before) - np.log(after)
+    order = np.argsort(ratio, axis=None, kind="stable")
+
+    def at(place):
+        direction, query = np.unravel_index(place, ratio.shape)
+        names = list(DIRECTION_NAMES)
+        return Moved(str(ids[query]), names[direction], int(before[direction, query]), int(after[direction, query]))
+
+    better = [at(place) for place in order[::-1][:count] if ratio.flat[place] > 0]
+    return better, [at(place) for place in order[:count] if ratio.flat[place] < 0]
+
+
+def paired_table(first: AnyPath, second: AnyPath) -> str:
+    """`paired` as text."""
+    lines = [f"{second.name} against {first.name}: R@1 gained in percent [95 % interval], queries gained and lost, p"]
+    for row in paired(first, second):
+        interval = f"{row.gain:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+        lines.append(f"{row.subset:<10} {interval:<22} +{row.gained} -{row.lost} of {row.queries}  p = {row.p:.4f}")
+    return "\n".join(lines)
+
+
+def _own_ranks(run: AnyPath) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """subset -> (ids (Q,), groups (Q,), ranks (directions, Q)) by the run's own retrieval."""
+    protocol = json.loads((run / "eval" / "metrics.json").read_text())["protocol"]
+    own = ("aggregate" if protocol["method"] == "cav" else "sequence", protocol["trained_with"])
+    found: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(io.BytesIO((run / "eval" / "ranks.npz").read_bytes())) as stored:
+        ids, subsets = stored["ids"], stored["subsets"]
+        groups = np.where(stored["groups"] == "", ids, stored["groups"])
+        for name in set(stored.files) - {"ids", "groups", "subsets"}:
+            ranking = json.loads(name)
+            if (ranking["mode"], ranking["distance"]) == own and ranking["k"] is None:
+                found.setdefault(ranking["subset"], {})[ranking["direction"]] = stored[name]
+    result = {}
+    for subset in sorted(found, key=lambda name: (name != "all", name)):
+        if set(found[subset]) != set(DIRECTION_NAMES):
+            raise ValueError(
+                f"{run}: expected {own[0]} retrieval by {own[1]} in both directions, got {set(found[subset])}"
+            )
+        members = slice(None) if subset == "all" else subsets == subset
+        ranks = np.stack([found[subset][direction] for direction in DIRECTION_NAMES])
+        result[subset] = ids[members], groups[members], ranks
+    if not result:
+        raise ValueError(f"{run}: expected {own[0]} retrieval by {own[1]}, got no such ranking")
+    return result
 
 
 def intervals(hits: dict[Key, Hits]) -> Intervals:

@@ -18,6 +18,7 @@ OPTIONS = {
     "euclidean-reversed": {"resample": "y_to_x"},
     "euclidean-plain": {"squared": False, "unit_norm": True},
     "euclidean-grid": {"resample": 9},
+    "euclidean-bfloat16": {"unit_norm": True, "precision": "bfloat16"},
     "wasserstein": {"unit_norm": True, "epsilon": 0.1, "num_iterations": 1, "position_weight": 1.0},
     "wasserstein-converged": {"epsilon": 0.5, "num_iterations": 200},
     "wasserstein-plain": {"cost": "euclidean", "epsilon": 0.05, "num_iterations": 20},
@@ -37,22 +38,19 @@ def programs(case):
     """Distances and bounds of a case, each compiled once for every shape."""
     name, options = case.partition("-")[0], OPTIONS[case]
 
-    def lower(x, y, x_mask, y_mask, directions):
+    def lower(x, y, x_mask, y_mask, seen):
         sides = (x, x_mask), (y, y_mask)
         length = bounds.common_length(name, x.shape[1], y.shape[1], masked=x_mask is not None, **options)
-        near = (bounds.reduce(name, *side, directions, length=length, **options) for side in sides)
-        found = bounds.lower_bounds(name, *near, **options)
-        if not options.get("debiased"):
-            return found
-        return bounds.debias(name, found, *(bounds.self_share(name, *side, **options) for side in sides), **options)
+        near = (bounds.reduce(name, *side, seen, length=length, **options) or bounds.Reduced(*side) for side in sides)
+        return bounds.lower_bounds(name, *near, *(bounds.facts(name, *side, **options) for side in sides), **options)
 
     return jax.jit(functools.partial(pairwise, name, **options)), jax.jit(lower)
 
 
 def both(case, x, y, masks, rank):
     exact, lower = programs(case)
-    directions = jnp.asarray(bounds.basis(np.asarray(y).reshape(-1, y.shape[2]), rank))
-    return np.asarray(exact(x, y, *masks)), np.asarray(lower(x, y, *masks, directions))
+    seen = bounds.basis([np.asarray(side).reshape(-1, side.shape[2]) for side in (x, y)], rank)
+    return np.asarray(exact(x, y, *masks)), np.asarray(lower(x, y, *masks, seen))
 
 
 @pytest.mark.parametrize("case", OPTIONS)
@@ -93,29 +91,25 @@ def test_bounds_of_sequences_with_structure_prune(case):
 
 def test_self_terms_are_half_the_distance_to_oneself(rng):
     x = jnp.asarray(rng.normal(size=(3, 5, 4)), jnp.float32)
-    share, lengths = bounds.self_share("dtw", x, None, gamma=0.5)
+    found = bounds.facts("dtw", x, None, gamma=0.5, debiased=True)
     expected = np.diagonal(np.asarray(pairwise("dtw", x, x, gamma=0.5, normalize=False))) / 2
-    np.testing.assert_allclose(share, expected, rtol=1e-5, atol=1e-5)
-    assert lengths.tolist() == [5, 5, 5]
+    np.testing.assert_allclose(found.self_share, expected, rtol=1e-5, atol=1e-5)
+    assert found.lengths.tolist() == [5, 5, 5]
+    assert not bounds.facts("dtw", x, None, gamma=0.5).self_share.any()
 
 
 def test_the_basis_is_orthonormal_and_goes_where_frames_vary(rng):
-    frames = rng.normal(size=(200, 8)).astype(np.float32) * np.array([1, 9, 1, 1, 5, 1, 1, 1], np.float32)
-    found = bounds.basis(frames, 2)
-    np.testing.assert_allclose(found.T @ found, np.eye(2), atol=1e-6)
-    assert np.argmax(np.abs(found), axis=0).tolist() == [1, 4]
-    assert bounds.basis(frames, 20).shape == (8, 8)
-    reduced = bounds.reduced(jnp.asarray(frames[None]), jnp.asarray(found))
+    frames = 3 + rng.normal(size=(400, 8)).astype(np.float32) * np.array([1, 9, 1, 1, 5, 1, 1, 1], np.float32)
+    found = bounds.basis([frames[:100], frames[100:]], 2)
+    np.testing.assert_allclose(found.directions.T @ found.directions, np.eye(2), atol=1e-6)
+    assert np.argmax(np.abs(found.directions), axis=0).tolist() == [1, 4]
+    np.testing.assert_allclose(found.centre, (frames[:100].mean(0) + frames[100:].mean(0)) / 2, rtol=1e-5)
+    assert bounds.basis([frames], 20).directions.shape == (8, 8)
+    reduced = bounds.reduced(jnp.asarray(frames[None]), jnp.asarray(found.directions))
     np.testing.assert_allclose(jnp.sum(reduced**2, axis=-1)[0], np.sum(frames**2, axis=1), rtol=1e-4)
 
 
 def test_what_has_no_bound_is_named(rng):
     x = jnp.ones((1, 2, 3))
     with pytest.raises(ValueError, match="expected one of euclidean, dtw, wasserstein to bound, got 'cosine'"):
-        bounds.reduce("cosine", x, None, jnp.eye(3)[:, :2])
-
-
-def test_paths_are_counted():
-    """Delannoy numbers, OEIS A008288."""
-    counts = np.exp(bounds._log_paths(4, 4))
-    assert np.round(counts).astype(int).tolist() == [[1, 1, 1, 1], [1, 3, 5, 7], [1, 5, 13, 25], [1, 7, 25, 63]]
+        bounds.reduce("cosine", x, None, bounds.Basis(np.zeros(3), np.eye(3)[:, :2]))

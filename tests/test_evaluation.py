@@ -1,5 +1,6 @@
 """Retrieval of a split by hand-made sequences: what every row ranks, and what the protocol says of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from scav_jax import evaluation, parallel, training
+from scav_jax import evaluation, parallel, protocol, training
 from scav_jax.features.clips import Clip, ids_sha256
 from scav_jax.features.store import Facts, Store, open_store
 from train import complete
@@ -22,6 +23,7 @@ FACTS = Facts(
     groups=np.array(["g", "g", "h", "h"]),
     subsets=np.array(["order", "order", "", ""]),
 )
+ASKED = evaluation.Asked()
 
 
 def config(**changes):
@@ -30,13 +32,15 @@ def config(**changes):
     return found
 
 
-def rankings(hybrid_k=(), **changes):
+def rankings(hybrid_k=(), modes=evaluation.MODES[:3], distances=(), **changes):
     # Clip 2's sound is nearer to clip 3's picture: a2v and v2a both miss it, whatever looks at order.
     sound = CLIPS[[0, 1, 3, 3]] + np.float32([0, 0, 0, 0.1])[:, None, None] * C
     encoded = {"visual": (CLIPS, None), "audio": (sound, None)}
     return {
         tuple(ranking.key().values()): ranking
-        for ranking in evaluation.rank(config(**changes), encoded, MESH, FACTS, hybrid_k)
+        for ranking in evaluation.rank(
+            config(**changes), encoded, MESH, FACTS, evaluation.Asked(modes, distances, hybrid_k=hybrid_k)
+        )
     }
 
 
@@ -132,19 +136,21 @@ def test_protocol_describes_each_gallery():
         "health": {"silent": {"count": 1}},
     }
     store = Store(Path("nowhere"), ledger, {"test": clips}, None)
-    protocol = evaluation.protocol(config(seed=5), store, "test", 7)
+    told = dict(facts=FACTS, gallery={"rule": "full"}, weights="ab")
+    card = protocol.card(config(seed=5), store, "test", 7, **told)
     expected = dict(
         dataset="hand-made", split="test", gallery_size=4, method="scav", trained_with="euclidean", seed=5, step=7
     )
-    assert {key: protocol[key] for key in expected} == expected
-    assert protocol["ids_sha256"] == ids_sha256(["a", "b", "c", "d"])
-    assert protocol["extractors"] == {"visual": {"name": "clip"}, "audio": None}
-    assert (protocol["coverage"], protocol["health"]) == (ledger["coverage"], ledger["health"])
-    assert protocol["subsets"] == {
+    assert {key: card[key] for key in expected} == expected
+    assert card["ids_sha256"] == ids_sha256(["a", "b", "c", "d"])
+    assert (card["gallery"], card["weights_sha256"]) == ({"rule": "full"}, "ab")
+    assert card["extractors"] == {"visual": {"name": "clip"}, "audio": None}
+    assert (card["coverage"], card["health"]) == (ledger["coverage"], ledger["health"])
+    assert card["subsets"] == {
         "all": {"gallery_size": 4, "group_size": 2, "chance_R@1": 25.0},
         "order": {"gallery_size": 2, "group_size": 2, "chance_R@1": 50.0},
     }
-    assert evaluation.protocol(config(method="cav"), store, "test", 7)["trained_with"] == "cosine"
+    assert protocol.card(config(method="cav"), store, "test", 7, **told)["trained_with"] == "cosine"
 
 
 def test_batches_and_devices_change_no_sequence_and_no_distance(marimba):
@@ -160,7 +166,7 @@ def test_batches_and_devices_change_no_sequence_and_no_distance(marimba):
         parameters = parallel.replicate(training.init(ready).parameters, mesh)
         encoder = evaluation.make_encoder(ready, mesh)
         encoded.append(evaluation.encode_split(ready, encoder, mesh, parameters, store, "val"))
-        matrices.append([r.distances for r in evaluation.rank(ready, encoded[-1], mesh, store.facts("val"))])
+        matrices.append([r.distances for r in evaluation.rank(ready, encoded[-1], mesh, store.facts("val"), ASKED)])
     assert whole % 16
     assert whole % 8
     for name in ("visual", "audio"):
@@ -195,3 +201,57 @@ def test_a_store_of_other_features_is_refused(marimba):
         ValueError, match=r"expected (visual|audio) features of width \d+ at [\d.]+ Hz, got \d+ at [\d.]+ Hz"
     ):
         evaluation.check_store(base.get_config(), store)
+
+
+def test_exact_ranks_as_sequence_does():
+    found = rankings(modes=("sequence", "exact"))
+    assert len(found) == 8
+    rows = scores(found)
+    for (mode, *rest), row in rows.items():
+        if mode == "exact":
+            sequence = rows["sequence", *rest]
+            assert {key: row[key] for key in row if key != "mode"} == {
+                key: sequence[key] for key in row if key != "mode"
+            }
+
+
+def test_what_knows_no_order_ties_where_order_is_all():
+    """Clips a and b hold the same frames in opposite order: order-free distances put both at 0."""
+    found = rankings(modes=("sequence",), distances=("euclidean", "maxsim", "chamfer"))
+    for name in ("maxsim", "chamfer"):
+        for direction in ("v2a", "a2v"):
+            np.testing.assert_allclose(found["sequence", name, direction, "order", None].distances, 0, atol=1e-6)
+    there, back = (found["sequence", "maxsim", direction, "all", None].distances for direction in ("v2a", "a2v"))
+    assert there[2, 0] > 0.9
+    both = found["sequence", "chamfer", "v2a", "all", None].distances
+    np.testing.assert_allclose(both, (there + back.T) / 2, atol=1e-6)
+
+
+def test_labels_give_mean_average_precision():
+    facts = replace(FACTS, labels=np.array(["s", "s", "t", "t"]))
+    for ranking in rankings(modes=("sequence",)).values():
+        row = evaluation.score(ranking, facts)
+        assert row["mAP"] == 100.0  # clips of one label hold the same frames
+        assert "mAP" not in evaluation.score(ranking, FACTS)
+
+
+def test_runs_that_were_evaluated_otherwise_do_not_compare():
+    card = {name: 1 for name in protocol.COMPARABLE} | {"weights_sha256": "ab"}
+    protocol.check_comparable({"one": card, "two": {**card, "weights_sha256": "cd"}})
+    for field in protocol.COMPARABLE:
+        with pytest.raises(
+            ValueError, match=rf"protocol\.{field}: expected runs that were evaluated alike, got one: 1"
+        ):
+            protocol.check_comparable({"one": card, "two": {**card, field: 2}})
+
+
+def test_fingerprints_of_weights_know_values_names_and_types():
+    weights = {"a": np.ones(3, np.float32), "b": {"c": np.zeros(2, np.float32)}}
+    known = protocol.weights_sha256(weights)
+    assert protocol.weights_sha256({**weights}) == known
+    changed = [
+        {**weights, "a": np.float32([1, 1, 2])},
+        {"b": weights["b"], "d": weights["a"]},
+        {**weights, "a": np.ones(3, np.float16)},
+    ]
+    assert len({known, *map(protocol.weights_sha256, changed)}) == 4

@@ -204,13 +204,30 @@ def test_absent_media_are_named(tmp_path):
     )
 
 
-def test_runs_of_different_galleries_are_warned_about_and_settings_compared(tmp_path):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gallery_size": 599},
+        {"ids_sha256": "cd" * 32},
+        {"tie_rule": "for us"},
+        {"extractors": {"visual": {"name": "clip"}}},
+    ],
+)
+def test_runs_whose_protocols_differ_are_not_compared(tmp_path, changed):
+    runs = [write_run(tmp_path / "a", method="cav", trained_with="cosine"), write_run(tmp_path / "b", protocol=changed)]
+    (field,) = changed
+    with pytest.raises(
+        ValueError, match=rf"protocol\.{field}: expected runs that were evaluated alike, got .*do not comp"
+    ):
+        page_of(runs, tmp_path)
+
+
+def test_settings_are_compared(tmp_path):
     runs = [
         write_run(tmp_path / "a", method="cav", trained_with="cosine", config={"model": {"width": 64}, "steps": 7}),
-        write_run(tmp_path / "b", config={"model": {"width": 96}, "steps": 7}, protocol={"gallery_size": 599}),
+        write_run(tmp_path / "b", config={"model": {"width": 96}, "steps": 7}),
     ]
     page = page_of(runs, tmp_path)
-    assert "The runs differ in gallery_size (a: 600, b: 599): their numbers do not compare." in page.text
     changes = page.text[page.text.index("Settings") : page.text.index("All 2 settings")]
     assert "model.width" in changes
     assert "steps" not in changes

@@ -56,14 +56,17 @@ def train_iterator(store: Store, split: str, order: grain.MapDataset) -> grain.D
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def eval_batches(store: Store, split: str, batch_size: int) -> Iterator[Batch]:
-    """The split's clips in order, once. Each batch has "valid", its number of clips; the last repeats its last clip
-    to the full batch size, so that one compiled function serves."""
+def eval_batches(
+    store: Store, split: str, batch_size: int, members: Sequence[int] | np.ndarray | None = None
+) -> Iterator[Batch]:
+    """The split's clips in order, once; `members`: some of them. Each batch has "valid", its number of clips; the last
+    repeats its last clip to the full batch size, so that one compiled function serves."""
     clips = store.split(split)
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    for start in range(0, len(clips), batch_size):
-        examples = [clips[index] for index in range(start, min(start + batch_size, len(clips)))]
+    members = range(len(clips)) if members is None else members
+    for start in range(0, len(members), batch_size):
+        examples = [clips[index] for index in members[start : start + batch_size]]
         valid = len(examples)
         examples += [examples[-1]] * (batch_size - valid)
         yield {**_collate(examples, clips), "valid": valid}

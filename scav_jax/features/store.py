@@ -67,6 +67,9 @@ class Facts:
     groups: np.ndarray
     subsets: np.ndarray
 
+    def __getitem__(self, rows: np.ndarray) -> "Facts":
+        return Facts(self.ids[rows], self.labels[rows], self.groups[rows], self.subsets[rows])
+
 
 class Split:
     """A split's clips, random access by index: dicts of index, id, label, group, subset and a float32 (length, width)

@@ -20,5 +20,14 @@ class Clips:
     def __getitem__(self, rows: Any) -> "Clips":
         return Clips(self.sequences[rows], None if self.mask is None else self.mask[rows])
 
+    def pair(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """As programs take them."""
+        return self.sequences, self.mask
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "B length"]:
+        """The mask, or what None stands for."""
+        return np.ones(self.sequences.shape[:2], bool) if self.mask is None else self.mask
+
     def masked(self) -> "Clips":
-        return self if self.mask is not None else Clips(self.sequences, np.ones(self.sequences.shape[:2], bool))
+        return self if self.mask is not None else Clips(self.sequences, self.valid)

@@ -182,7 +182,7 @@ def _bytes(path, side, clips, shape, ids):
     if own_width != width or own_length > length:
         expected = f"at most {length} frames of width {width}"
         raise ValueError(f"{path}: {side}: expected {expected}, got {own_length} of width {own_width}")
-    mask = clips.masked().mask
+    mask = clips.valid
     frames = np.zeros((count, length, width), "<f4")
     frames[:, :own_length] = np.where(mask[:, :, None], clips.sequences, 0)
     finite = np.isfinite(frames).all(axis=(1, 2))

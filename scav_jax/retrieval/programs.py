@@ -59,27 +59,25 @@ def means(mesh):
 
 
 @cache
-def reduced(name, options, length, mesh):
-    """(basis, clips) -> what `below` takes of them."""
+def prepared(name, options, length, mesh):
+    """(basis, clips) -> (reduced clips or None, facts), what `below` takes of them."""
 
-    def few_columns(basis, clips):
-        known: dict[str, Any] = dict(options)
+    def prepare(basis, clips):
         frames, mask = clips
-        share = bounds.self_share(name, frames, mask, **known) if known.get("debiased") else None
-        return bounds.reduce(name, frames, mask, basis, length=length, **known), share
+        known: dict[str, Any] = dict(options)
+        near = bounds.reduce(name, frames, mask, basis, length=length, **known)
+        return near, bounds.facts(name, frames, mask, **known)
 
-    return _program(few_columns, mesh)
+    return _program(prepare, mesh)
 
 
 @cache
 def below(name, queries_are, options, mesh):
-    """(queries, gallery), both `reduced` -> (G, Q) lower bounds of the distances."""
+    """(queries, gallery), both (reduced clips, or the clips themselves, facts) -> (G, Q) lower bounds."""
 
     def bound(queries, gallery):
-        (x, x_share), (y, y_share) = (queries, gallery) if queries_are == "x" else (gallery, queries)
-        found = bounds.lower_bounds(name, x, y, **dict(options))
-        if x_share is not None:
-            found = bounds.debias(name, found, x_share, y_share, **dict(options))
+        (x, x_facts), (y, y_facts) = (queries, gallery) if queries_are == "x" else (gallery, queries)
+        found = bounds.lower_bounds(name, x, y, x_facts, y_facts, **dict(options))
         return found.T if queries_are == "x" else found
 
     return _program(bound, mesh)

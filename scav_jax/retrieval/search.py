@@ -7,7 +7,7 @@ ends when no bound is left below the k-th best. Every answer says what it took, 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ MODES = ("aggregate", "sequence", "hybrid", "exact")
 _TILE_BYTES = 2**26  # of a tile's frames, and of its ground costs to a batch of queries
 _HEAD = 1024  # clips that are sorted before any is looked at
 _BASIS_FRAMES = 100_000
+_HOPELESS = 0.25  # of the gallery: so many distances query by query take as long as all of them together
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Searcher:
         gallery: Clips,
         *,
         queries_are: str = "x",
-        rank: int = 8,
+        rank: int = 16,
         chunk: int = 32,
         batch_size: int = 64,
         mesh: Mesh | None = None,
@@ -120,6 +121,8 @@ class Searcher:
         self._mesh = mesh or parallel.make_mesh(jax.local_devices()[:1])
         self._options = programs.key(options)
         self._kept: dict[Any, list[Any]] = {}
+        self._basis: bounds.Basis | None = None
+        self._is_hopeless = False
 
     def search(
         self, queries: Clips, k: int, *, mode: str = "exact", candidates: int = 50, progress: bool = False
@@ -139,20 +142,20 @@ class Searcher:
         found = [self._find(batch, k, mode, candidates)[:count] for batch, count in self._batches(queries, progress)]
         return Found.together(found)
 
-    def ranks(
+    def until_found(
         self, queries: Clips, relevant: Int[np.ndarray, " Q"], *, progress: bool = False
-    ) -> tuple[Int[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
-        """The rank of each query's relevant clip, 1 + the others at most as far, and the distances computed for it.
+    ) -> tuple[Float[np.ndarray, "Q G"], Int[np.ndarray, " Q"]]:
+        """As much of the distances as tells each query's relevant clip its exact rank, and how many that took.
 
-        What the whole row of distances would say, without those whose bounds are above the relevant clip's distance.
+        Clips whose bounds are above the relevant one's distance are inf: they come after it, and so do all others.
         """
         found, first = [], 0
         for batch, count in self._batches(queries, progress):
             columns = np.resize(relevant[first : first + count], len(batch))
-            found.append([part[:count] for part in self._ranks(batch, columns)])
+            found.append([part[:count] for part in self._until_found(batch, columns)])
             first += count
-        ranks, computed = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return ranks, computed
+        matrix, computed = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return matrix, computed
 
     def _batches(self, queries: Clips, progress: bool) -> Iterator[tuple[Clips, int]]:
         """Queries, batch_size at a time, and how many of them were asked for."""
@@ -167,6 +170,8 @@ class Searcher:
             yield queries[np.resize(rows, self._batch_size)], len(rows)
 
     def _find(self, queries, k, mode, candidates):
+        if mode == "exact" and self._is_hopeless:
+            mode = "sequence"
         if mode in ("aggregate", "sequence"):
             matrix = self._means(queries) if mode == "aggregate" else self._all(queries)
             nearest = smallest(matrix, k)
@@ -177,7 +182,7 @@ class Searcher:
             limits = answer.distances[:, -1]  # a view: it falls as better clips are found
             for active, rows, values in self._best_first(queries, lower, limits, answer.computed, answer.bound):
                 answer.take(active, rows, values)
-            return answer
+            return self._find(queries, k, "sequence", candidates) if self._is_hopeless else answer
         order, everyone = smallest(self._means(queries), min(candidates, lower.shape[1])), np.arange(len(queries))
         for first in range(0, order.shape[1], self._chunk):
             rows = order[:, first : first + self._chunk]
@@ -186,23 +191,36 @@ class Searcher:
         answer.computed[:], answer.bound[:] = order.shape[1], lower.min(axis=1)
         return answer
 
-    def _ranks(self, queries, relevant):
-        limits = self._some(queries, relevant[:, None])[:, 0]
-        ranks, computed, bound = np.ones(len(queries), np.int64), np.zeros(len(queries), np.int64), limits.copy()
-        for active, rows, values in self._best_first(queries, self._lower_bounds(queries), limits, computed, bound):
-            ranks[active] += np.sum((values <= limits[active, None]) & (rows != relevant[active, None]), axis=1)
-        return ranks, computed
+    def _until_found(self, queries, relevant):
+        everything = np.full(len(queries), len(self.gallery))
+        if self._is_hopeless:
+            return self._all(queries), everything
+        limits, lower = self._some(queries, relevant[:, None])[:, 0], self._lower_bounds(queries)
+        matrix = np.full(lower.shape, np.inf, np.float32)
+        computed, bound = np.zeros(len(queries), np.int64), limits.copy()
+        for active, rows, values in self._best_first(queries, lower, limits, computed, bound):
+            matrix[active[:, None], rows] = values
+        if self._is_hopeless:
+            return self._all(queries), everything
+        matrix[np.arange(len(queries)), relevant] = limits
+        return matrix, computed
 
     def _best_first(self, queries, lower, limits, computed, bound):
         """(active queries, their next clips, those distances) in the order of the bounds while these are within limits.
 
-        Keeps `computed` and `bound`, the lowest bound of what is left, up to date.
+        Keeps `computed` and `bound`, the lowest bound of what is left, up to date. Ends early, for good, where the
+        bounds leave so much of a large gallery that all distances at once are faster.
         """
         active, done, size = np.arange(len(queries)), 0, lower.shape[1]
+        is_new = size > _HEAD
         order = smallest(lower, _HEAD)
         while len(active):
             rows = order[active, done : done + self._chunk]
             yield active, rows, self._some(queries[active], rows)
+            if is_new and np.isfinite(limits).all():
+                is_new, self._is_hopeless = False, bool(np.mean(lower <= limits[:, None]) > _HOPELESS)
+                if self._is_hopeless:
+                    return
             done += rows.shape[1]
             computed[active] = done
             if done == order.shape[1] < size:
@@ -214,7 +232,7 @@ class Searcher:
         """(A, C) distances of each query to the clips of its own row."""
         count, chunk = rows.shape
         # Sizes in steps of four: few programs, little filling.
-        size = max(self._mesh.size, 4 ** math.ceil(math.log(count, 4)))
+        size = max(self._mesh.size, min(self._batch_size, 4 ** math.ceil(math.log(count, 4))))
         size += -size % self._mesh.size
         every, clips = np.resize(np.arange(count), size), np.resize(np.arange(chunk), self._chunk)
         own, others = queries[every], self.gallery[rows[every][:, clips].ravel()]
@@ -224,7 +242,7 @@ class Searcher:
 
     def _all(self, queries):
         run = programs.matrix(self.name, self.queries_are, self._options, self._mesh)
-        return self._by_tiles(run, _pair(queries), map(_pair, self._tiles()))
+        return self._by_tiles(run, queries.pair(), (tile.pair() for tile in self._tiles()))
 
     def _means(self, queries):
         """Cosine distances of the means."""
@@ -236,23 +254,36 @@ class Searcher:
         lengths = lengths if self.queries_are == "x" else lengths[::-1]
         masked = self.gallery.mask is not None
         length = bounds.common_length(self.name, *lengths, masked=masked, **dict(self._options))
-        program = partial(programs.reduced, self.name, self._options, length)
-        queries, tiles = self._prepared(("bounds", length), queries, program, self._basis)
-        return self._by_tiles(programs.below(self.name, self.queries_are, self._options, self._mesh), queries, tiles)
+        program = partial(programs.prepared, self.name, self._options, length)
+        (near, facts), tiles = self._prepared(("bounds", length), queries, program, self._basis_for(queries))
+        # What has no reduced form is not kept on the devices either.
+        tiles = (
+            (kept[0] or bounds.Reduced(*tile.pair()), kept[1]) for kept, tile in zip(tiles, self._tiles(), strict=True)
+        )
+        run = programs.below(self.name, self.queries_are, self._options, self._mesh)
+        return self._by_tiles(run, (near or bounds.Reduced(*queries.pair()), facts), tiles)
 
     def _prepared(self, what, queries, program, shared):
         """The queries, and the tiles of the gallery, which are kept, after a program."""
         if what not in self._kept:
             run = program(self._mesh)
-            self._kept[what] = [run(shared, _pair(tile)) for tile in self._tiles()]
-        return jax.tree.map(np.asarray, program(None)(shared, _pair(queries))), self._kept[what]
+            self._kept[what] = [run(shared, tile.pair()) for tile in self._tiles()]
+        return jax.tree.map(np.asarray, program(None)(shared, queries.pair())), self._kept[what]
 
-    @cached_property
-    def _basis(self):
-        step = math.ceil(len(self.gallery) * self.gallery.sequences.shape[1] / _BASIS_FRAMES)
-        some = self.gallery[::step]
+    def _basis_for(self, queries):
+        """Of the gallery and of the first queries that came, whose frames may lie elsewhere."""
+        if self._basis is None:
+            self._basis = bounds.basis([self._some_frames(side) for side in (self.gallery, queries)], self._rank)
+        return self._basis
+
+    def _some_frames(self, clips):
+        """(N, d) as the distance sees them, from all over."""
+        some = clips[:: math.ceil(len(clips) * clips.sequences.shape[1] / _BASIS_FRAMES)]
         frames = some.sequences.reshape(-1, some.sequences.shape[2]) if some.mask is None else some.sequences[some.mask]
-        return bounds.basis(frames, self._rank)
+        options = dict(self._options)
+        if options.get("unit_norm") or options.get("cost") == "cosine":
+            frames = frames / np.maximum(np.linalg.norm(frames, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return frames
 
     def _tiles(self) -> Iterator[Clips]:
         """The gallery in tiles of one size; the last is filled up with copies of its last clip."""
@@ -269,7 +300,3 @@ class Searcher:
         """(Q, G) of a program's (tile, Q)."""
         columns = [np.asarray(parallel.gather(run(queries, tile))).T for tile in tiles]
         return np.concatenate(columns, axis=1)[:, : len(self.gallery)]
-
-
-def _pair(clips):
-    return clips.sequences, clips.mask
