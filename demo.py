@@ -33,7 +33,7 @@ SECONDS = {
     "euclidean": 40,
     "dtw": 60,
     "wasserstein": 80,
-    "eval": 20,
+    "eval": 45,
     "report": 20,
 }
 
@@ -133,9 +133,11 @@ def _is_evaluated(run: Path, store: Path, steps: int) -> bool:
     metrics, ledger = run / "eval" / "metrics.json", store / "ledger.json"
     if not (metrics.exists() and ledger.exists()):
         return False
-    protocol, split = json.loads(metrics.read_text())["protocol"], demo_config.get_config().data.test_split
+    found = json.loads(metrics.read_text())
+    protocol, split = found["protocol"], demo_config.get_config().data.test_split
     asked = (steps, split, json.loads(ledger.read_text())["ids_sha256"][split])
-    return (protocol["step"], protocol["split"], protocol["ids_sha256"]) == asked
+    evaluated = (protocol["step"], protocol["split"], protocol["ids_sha256"]) == asked
+    return evaluated and {"frontier", "probes"} <= found.keys()
 
 
 if __name__ == "__main__":

@@ -95,7 +95,9 @@ def evaluate(workdir: files.AnyPath, what: What) -> list[dict]:
     encoder = evaluation.make_encoder(config, mesh)
 
     def encode(**change):
-        return evaluation.encode_split(config, encoder, mesh, state.parameters, store, split, members=members, **change)
+        return evaluation.encode_split(
+            config, encoder, mesh, {"towers": run.towers}, store, split, members=members, **change
+        )
 
     encoded = encode()
     asked = replace(what.asked, hybrid_k=what.asked.hybrid_k or config.eval.hybrid_k)

@@ -95,7 +95,9 @@ def frontier_svg(series: Mapping[tuple[str, tuple[str, str]], Sequence[Point]], 
         for mode, marker in MARKERS.items():
             axes.plot([], [], linestyle="", marker=marker, color=INK, label=mode)
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(lambda ms, _: f"{ms:g}")
+        axes.xaxis.set_minor_formatter(lambda ms, _: "")
+        axes.set_ylim(0, 1.08 * max((p.recall for points in series.values() for p in points), default=1) or 1)
         axes.set(xlabel="milliseconds a query", ylabel="R@1 (%)")
     return finished()
 

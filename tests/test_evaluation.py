@@ -229,9 +229,9 @@ def test_what_knows_no_order_ties_where_order_is_all():
 
 def test_labels_give_mean_average_precision():
     facts = replace(FACTS, labels=np.array(["s", "s", "t", "t"]))
-    for ranking in rankings(modes=("sequence",)).values():
+    for ranking in rankings(modes=("aggregate",)).values():
         row = evaluation.score(ranking, facts)
-        assert row["mAP"] == 100.0  # clips of one label hold the same frames
+        assert row["mAP"] == 100.0  # clips of one label have the same mean
         assert "mAP" not in evaluation.score(ranking, FACTS)
 
 

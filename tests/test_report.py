@@ -183,7 +183,12 @@ def test_user_text_is_escaped_everywhere(tmp_path):
         config={EVIL: EVIL},
         retrieved={"media": None, "queries": [query | {"rank": 1, "retrieved": [EVIL]}]},
     )
-    page = page_of([run, write_run(tmp_path / "twin", trained_with=EVIL)], tmp_path, title=EVIL, note=EVIL)
+    page = page_of(
+        [run, write_run(tmp_path / "twin", trained_with=EVIL, protocol={"dataset": EVIL})],
+        tmp_path,
+        title=EVIL,
+        note=EVIL,
+    )
     assert "img" not in page.elements
     assert page.handlers == []
     assert page.text.count(EVIL) > 10
