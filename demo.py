@@ -24,7 +24,7 @@ from scav_jax.report import write_report
 from scav_jax.results import markdown_tables, pool_seeds, summary_rows, terminal_table
 
 METHODS = ("cav", "euclidean", "dtw", "wasserstein")
-PROBES = "permute:1,reverse:1,shift:0.25,warp:0.5,crop:0.5,freeze:0.5"
+PROBES = ("--probe=permute:1,reverse:1,shift:0.25,warp:0.5,crop:0.5,freeze:0.5", "--probe_subsets=order,semantic")
 # Seconds on two cores of a 2026 server: the first guess of the time left, corrected by how the stages really go.
 SECONDS = {
     "data": 90,
@@ -83,7 +83,9 @@ def main() -> None:
     runs = {(method, seed): root / f"{method}-seed{seed}" for seed in seeds for method in METHODS}
     todo = {key: run for key, run in runs.items() if not _is_evaluated(run, store, options.steps)}
 
-    planned = [] if store.exists() else [("render, extract, pack", SECONDS["data" if light else "networks"])]
+    planned: list[tuple[str, float]] = []
+    if not store.exists():
+        planned.append(("render, extract, pack", SECONDS["data" if light else "networks"]))
     for method, seed in todo:
         planned.append((f"train {method}, seed {seed}", SECONDS[method]))
         planned.append((f"evaluate {method}, seed {seed}", SECONDS["eval"]))
@@ -98,7 +100,7 @@ def main() -> None:
     for (method, seed), run in todo.items():
         overrides = _overrides(method, seed, options.steps) + ([] if light else [f"--config.data.store={store}"])
         stages.run(["python", "train.py", "--config=configs/marimba.py", f"--workdir={run}", *overrides])
-        stages.run(["python", "eval.py", f"--workdir={run}", "--frontier", f"--probe={PROBES}", "--noreport"])
+        stages.run(["python", "eval.py", f"--workdir={run}", "--frontier", *PROBES, "--noreport"])
 
     print("\nwriting the report", flush=True)
     folders = list(runs.values())

@@ -45,6 +45,7 @@ FRONTIER = flags.DEFINE_bool(
     f"Also time search in every mode, hybrid at each --k (default: {', '.join(map(str, frontier.SWEEP))}).",
 )
 PROBE = flags.DEFINE_list("probe", [], f"Also disturb the queries: {'|'.join(PROBES)}:STRENGTH, 0 < STRENGTH <= 1.")
+PROBE_SUBSETS = flags.DEFINE_list("probe_subsets", [], "Subsets whose queries --probe disturbs (default: all).")
 COMPARE = flags.DEFINE_list("compare", [], "Folders of other evaluated runs to show beside this one in the report.")
 REPORT = flags.DEFINE_bool("report", True, "Write RUN/eval/report.html.")
 flags.register_validator(
@@ -74,6 +75,7 @@ class What:
     asked: evaluation.Asked = field(default_factory=evaluation.Asked)
     frontier: bool = False
     probes: Sequence[Probe] = ()
+    probe_subsets: Sequence[str] = ()
     compared: dict[str, dict[str, Any]] = field(default_factory=dict)  # protocols of other runs
 
 
@@ -87,6 +89,9 @@ def evaluate(workdir: files.AnyPath, what: What) -> list[dict]:
         what.store_dir or config.data.store, config.data.get("stage", ""), {split: [range(sys.maxsize)]}
     )
     evaluation.check_store(config, store)
+    known = protocol.subsets(store.facts(split))
+    if unknown := set(what.probe_subsets) - set(known):
+        raise configs.ConfigError(f"--probe_subsets={unknown.pop()}: expected some of {', '.join(known)}")
     members, gallery = galleries.choose(what.gallery, store.facts(split))
     facts = store.facts(split)[members]
     card = protocol.card(config, store, split, run.step, facts=facts, gallery=gallery, weights=run.weights_sha256)
@@ -102,11 +107,12 @@ def evaluate(workdir: files.AnyPath, what: What) -> list[dict]:
     encoded = encode()
     asked = replace(what.asked, hybrid_k=what.asked.hybrid_k or config.eval.hybrid_k)
     rankings = list(evaluation.rank(config, encoded, mesh, facts, asked))
-    found = {"protocol": card, "results": [evaluation.score(ranking, facts) for ranking in rankings]}
+    results = [evaluation.score(ranking, facts) for ranking in rankings]
+    found: dict[str, Any] = {"protocol": card, "results": results}
     if what.frontier:
         found["frontier"] = frontier.frontier(config, encoded, mesh, facts, what.asked)
     if what.probes:
-        ranked = evaluation.Asked(("aggregate", "sequence"), asked.distances, asked.directions)
+        ranked = replace(asked, modes=("aggregate", "sequence"), subsets=what.probe_subsets)
         found["probes"] = [
             row
             for probe in tqdm(what.probes, unit="probe")
@@ -118,7 +124,7 @@ def evaluate(workdir: files.AnyPath, what: What) -> list[dict]:
             )
         ]
     if not processes.is_first():
-        return found["results"]
+        return results
 
     folder = workdir / "eval"
     # Gone first and back last, whole: the file says that all of the folder belongs together.
@@ -127,7 +133,7 @@ def evaluate(workdir: files.AnyPath, what: What) -> list[dict]:
     shown = {"media": store.ledger["media"], "queries": shown_queries(config, encoded, rankings, facts)}
     files.write_whole(folder / "retrieved.json", json.dumps(shown, indent=1))
     files.write_whole(folder / "metrics.json", json.dumps(found, indent=1))
-    return found["results"]
+    return results
 
 
 def probe_rows(probe: Probe, clean: list[evaluation.Ranking], disturbed: list[evaluation.Ranking], facts) -> list[dict]:
@@ -148,16 +154,17 @@ def probe_rows(probe: Probe, clean: list[evaluation.Ranking], disturbed: list[ev
 
 def write_ranks(path: files.AnyPath, rankings: list[evaluation.Ranking], facts) -> None:
     """Every query's rank, for intervals over seeds and paired comparisons: one array a ranking, named by its key."""
-    arrays = {json.dumps(ranking.key()): ranks(ranking.distances) for ranking in rankings}
+    arrays: dict[str, Any] = {"ids": facts.ids, "groups": facts.groups, "subsets": facts.subsets}
+    arrays |= {json.dumps(ranking.key()): ranks(ranking.distances) for ranking in rankings}
     content = io.BytesIO()
-    np.savez(content, ids=facts.ids, groups=facts.groups, subsets=facts.subsets, **arrays)
+    np.savez(content, **arrays)
     files.write_whole(path, content.getvalue())
 
 
 def shown_queries(config, encoded, rankings: list[evaluation.Ranking], facts) -> list[dict]:
     """What was retrieved for a few queries, the same ones for every run: of the `order` subset, if there is one."""
     named = {ranking.subset for ranking in rankings}
-    subset = "order" if "order" in named else evaluation.ALL
+    subset = "order" if "order" in named else protocol.ALL
     queries = []
     for ranking in rankings:
         if ranking.subset != subset or ranking.direction != "v2a" or ranking.mode not in ("aggregate", "sequence"):
@@ -201,7 +208,7 @@ def main() -> None:
         hybrid_k=tuple(int(k) for k in HYBRID_K.value or ()),
     )
     cards = {run.name: load_run(run).protocol for run in compared}  # an unevaluated one is an error now, not after
-    what = What(SPLIT.value, STORE.value, GALLERY.value, asked, FRONTIER.value, probes, cards)
+    what = What(SPLIT.value, STORE.value, GALLERY.value, asked, FRONTIER.value, probes, PROBE_SUBSETS.value, cards)
     processes.start()
     evaluate(workdir, what)
     if not processes.is_first():

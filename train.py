@@ -186,6 +186,7 @@ def main() -> None:
     if PLAN.value:
         print(plan(config))
         return
+    assert cli.WORKDIR.value is not None
     processes.start()
     train(config, files.at(cli.WORKDIR.value))
 

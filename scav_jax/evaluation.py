@@ -32,12 +32,16 @@ Encoder = Callable[[dict[str, Any], dict[str, Any]], dict[str, tuple]]
 
 @dataclass(frozen=True)
 class Asked:
-    """Which rankings: every combination. No distances: the config's own. "maxsim" and "chamfer" know no order."""
+    """Which rankings: every combination. No distances: the config's own. "maxsim" and "chamfer" know no order.
+
+    No subsets: all. A subset is a gallery and its queries.
+    """
 
     modes: Sequence[str] = MODES[:3]
     distances: Sequence[str] = ()
     directions: Sequence[str] = DIRECTIONS
     hybrid_k: Sequence[int] = ()
+    subsets: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -118,25 +122,34 @@ def rank(
     perturbed: queries other than the gallery's own clips, in the same order.
     """
     names = tuple(asked.distances) or (config.distance.name,)
-    whole = {name: _matrices(config, name, encoded, perturbed, mesh) for name in _needed(asked, names)}
-    for subset, members in subsets(facts).items():
-        cut = np.ix_(members, members)
+    galleries = {name: members for name, members in subsets(facts).items() if name in (asked.subsets or (name,))}
+    used = np.unique(np.concatenate([*galleries.values()]))
+    matrices = {
+        name: _matrices(config, name, _clips_of(encoded, used), perturbed and _clips_of(perturbed, used), mesh)
+        for name in _needed(asked, names)
+    }
+    for subset, members in galleries.items():
+        cut = np.ix_(*2 * [np.searchsorted(used, members)])
         for direction in asked.directions:
             if "aggregate" in asked.modes:
-                near = whole["cosine"][direction][cut]
+                near = matrices["cosine"][direction][cut]
                 yield Ranking("aggregate", "cosine", direction, subset, None, members, near)
             for name in names:
                 if "sequence" in asked.modes:
-                    found = whole[name][direction][cut]
+                    found = matrices[name][direction][cut]
                     yield Ranking("sequence", name, direction, subset, None, members, found)
                 for k in asked.hybrid_k if "hybrid" in asked.modes else ():
-                    found = hybrid_distances(whole["cosine"][direction][cut], whole[name][direction][cut], k)
+                    found = hybrid_distances(matrices["cosine"][direction][cut], matrices[name][direction][cut], k)
                     yield Ranking("hybrid", name, direction, subset, k, members, found)
                 if "exact" in asked.modes and name not in order_free.NAMES:
                     queries, gallery = sides(config, perturbed or encoded, encoded, direction)
                     finder = searcher(config, name, gallery[members], direction, mesh)
                     found, _ = finder.until_found(queries[members], np.arange(len(members)))
                     yield Ranking("exact", name, direction, subset, None, members, found)
+
+
+def _clips_of(encoded: Encoded, members: np.ndarray) -> Encoded:
+    return {name: (f[members], None if mask is None else mask[members]) for name, (f, mask) in encoded.items()}
 
 
 def _needed(asked: Asked, names: Sequence[str]) -> list[str]:
@@ -207,7 +220,7 @@ def quick_metrics(config: Any, encoded: Encoded, mesh: Mesh, facts: Facts) -> di
     return metrics
 
 
-def alignments(config: Any, encoded: Encoded, name: str, query: int, others: Sequence[int]) -> list[list[list[int]]]:
+def alignments(config: Any, encoded: Encoded, name: str, query: int, others: np.ndarray) -> list[list[list[int]]]:
     """How a distance lays clip `query` of x over others of y: (n, m) each, 0 to 99, valid frames only; cosine has none.
 
     For pictures: see `distances.alignment`.
