@@ -10,7 +10,7 @@ On several hosts every one starts the same command.
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,15 +112,13 @@ def evaluate(workdir: files.AnyPath, what: What) -> list[dict]:
     if what.frontier:
         found["frontier"] = frontier.frontier(config, encoded, mesh, facts, what.asked)
     if what.probes:
-        ranked = replace(asked, modes=("aggregate", "sequence"), subsets=what.probe_subsets)
+        probed = replace(asked, modes=("aggregate", "sequence"), subsets=what.probe_subsets)
+        clean = list(evaluation.rank(config, encoded, mesh, facts, probed))
         found["probes"] = [
             row
             for probe in tqdm(what.probes, unit="probe")
             for row in probe_rows(
-                probe,
-                rankings,
-                list(evaluation.rank(config, encoded, mesh, facts, ranked, encode(change=probe))),
-                facts,
+                probe, clean, evaluation.rank(config, encoded, mesh, facts, probed, encode(change=probe)), facts
             )
         ]
     if not processes.is_first():
@@ -136,20 +134,17 @@ def evaluate(workdir: files.AnyPath, what: What) -> list[dict]:
     return results
 
 
-def probe_rows(probe: Probe, clean: list[evaluation.Ranking], disturbed: list[evaluation.Ranking], facts) -> list[dict]:
+def probe_rows(
+    probe: Probe, clean: Iterable[evaluation.Ranking], disturbed: Iterable[evaluation.Ranking], facts
+) -> Iterator[dict]:
     """R@1 of the disturbed queries, and what it lost against the clean ones, with a paired interval."""
-    before = {json.dumps(ranking.key()): ranking for ranking in clean}
-    rows = []
-    for ranking in disturbed:
-        if (key := json.dumps(ranking.key())) not in before:
-            continue
-        groups = np.where(facts.groups == "", facts.ids, facts.groups)[ranking.members]
-        hits, clean_hits = (100.0 * (ranks(one.distances) == 1) for one in (ranking, before[key]))
+    for before, after in zip(clean, disturbed, strict=True):
+        groups = np.where(facts.groups == "", facts.ids, facts.groups)[after.members]
+        clean_hits, hits = (100.0 * (ranks(one.distances) == 1) for one in (before, after))
         low, high = bootstrap_interval((clean_hits - hits)[None], groups)
         lost = float((clean_hits - hits).mean())
         found = {"R@1": float(hits.mean()), "lost": lost, "lost_low": min(low, lost), "lost_high": max(high, lost)}
-        rows.append({"probe": probe.name, "strength": probe.strength, **ranking.key(), **found})
-    return rows
+        yield {"probe": probe.name, "strength": probe.strength, **after.key(), **found}
 
 
 def write_ranks(path: files.AnyPath, rankings: list[evaluation.Ranking], facts) -> None:

@@ -1,6 +1,7 @@
 """train.py, eval.py and `python -m data.own` as users start them: what they write, say and leave alone."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,6 +99,38 @@ def test_report_is_written(scav):
     report = workdir / "eval" / "report.html"
     assert evaluated.stdout.splitlines()[-1] == f"report: {report.resolve()}"
     assert "<html" in report.read_text()
+
+
+def test_what_is_asked_for_is_measured(shell, scav, tmp_path):
+    """Modes, a frontier, and disturbed queries of one subset; the sequences of the rest are not ranked for those."""
+    run = tmp_path / "run"
+    shutil.copytree(scav[0], run)
+    asked = [
+        "--modes=exact",
+        "--frontier",
+        "--k=3",
+        "--probe=reverse:1,crop:0.5",
+        "--probe_subsets=order",
+        "--noreport",
+    ]
+    evaluated = shell("eval.py", f"--workdir={run}", "--noreport", *asked)
+    assert evaluated.returncode == 0, evaluated.stderr
+    found = json.loads((run / "eval" / "metrics.json").read_text())
+    assert {row["mode"] for row in found["results"]} == {"exact"}
+    assert {(row["mode"], row["k"]) for row in found["frontier"]} == {
+        ("aggregate", None), ("hybrid", 3), ("exact", None), ("sequence", None)
+    }  # fmt: skip
+    assert {(row["probe"], row["mode"], row["direction"], row["subset"]) for row in found["probes"]} == {
+        (probe, mode, direction, "order")
+        for probe in ("reverse", "crop")
+        for mode in ("aggregate", "sequence")
+        for direction in ("v2a", "a2v")
+    }
+    before = snapshot(run)
+    refused = shell("eval.py", f"--workdir={run}", "--probe=reverse:1", "--probe_subsets=orders")
+    assert refused.returncode != 0
+    assert refused.stderr.startswith("error: --probe_subsets=orders: expected some of all, ")
+    assert snapshot(run) == before
 
 
 def test_a_complete_run_is_left_alone(shell, marimba, scav):

@@ -32,15 +32,14 @@ def config(**changes):
     return found
 
 
-def rankings(hybrid_k=(), modes=evaluation.MODES[:3], distances=(), **changes):
+def rankings(hybrid_k=(), modes=evaluation.MODES[:3], distances=(), subsets=(), **changes):
     # Clip 2's sound is nearer to clip 3's picture: a2v and v2a both miss it, whatever looks at order.
     sound = CLIPS[[0, 1, 3, 3]] + np.float32([0, 0, 0, 0.1])[:, None, None] * C
     encoded = {"visual": (CLIPS, None), "audio": (sound, None)}
+    asked = evaluation.Asked(modes, distances, hybrid_k=hybrid_k, subsets=subsets)
     return {
         tuple(ranking.key().values()): ranking
-        for ranking in evaluation.rank(
-            config(**changes), encoded, MESH, FACTS, evaluation.Asked(modes, distances, hybrid_k=hybrid_k)
-        )
+        for ranking in evaluation.rank(config(**changes), encoded, MESH, FACTS, asked)
     }
 
 
@@ -80,6 +79,14 @@ def test_subsets_restrict_queries_and_gallery():
     assert whole.distances.shape == (4, 4)
     assert part.members.tolist() == [0, 1]
     np.testing.assert_array_equal(part.distances, whole.distances[:2, :2])
+
+
+def test_a_subset_alone_ranks_as_among_all():
+    alone, among = rankings(subsets=("order",)), rankings()
+    assert {key[3] for key in alone} == {"order"}
+    for key, ranking in alone.items():
+        assert ranking.members.tolist() == among[key].members.tolist()
+        np.testing.assert_allclose(ranking.distances, among[key].distances, rtol=1e-6)
 
 
 def test_directions_are_transposes():

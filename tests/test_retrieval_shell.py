@@ -178,7 +178,7 @@ def test_mteb_scores_as_eval_does(run, marimba, shell, mode, queries, corpus, di
     (row,) = (
         row for row in metrics["results"] if (row["mode"], row["direction"], row["subset"]) == (mode, direction, "all")
     )
-    # A hit at k is mteb's recall at k, with one clip to find. The store rounds features to 16 bits, mteb's files do not:
-    # that may decide one near tie.
+    # A hit at k is mteb's recall at k, with one clip to find. The store rounds features to 16 bits, mteb's files are
+    # read anew: that may decide one near tie.
     for k in (1, 5, 10):
         assert found[f"recall_at_{k}"] * 100 == pytest.approx(row[f"R@{k}"], abs=100 / len(facts.ids) + 1e-3)
