@@ -39,11 +39,19 @@ def colour(method: str, trained_with: str) -> str:
 
 
 def curves_svg(
-    curves: Sequence[Curve], *, title: str, y_label: str, lines: Mapping[str, float] | None = None, smooth: bool = False
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    y_label: str,
+    lines: Mapping[str, float] | None = None,
+    smooth: bool = False,
+    markers: bool = True,
+    log: bool = False,
 ) -> str:
     """Curves over training steps -> one <svg> element. `lines`: labelled horizontal levels, such as chance.
 
-    smooth: a running mean over a twentieth of the run, the raw values faint behind it. All text is escaped.
+    smooth: a running mean over a twentieth of the run, the raw values faint behind it. markers: a dot at every value
+    that is not smoothed. log: a logarithmic axis of values. All text is escaped.
     """
     with _drawing(title) as (axes, finished):
         labelled: set[str] = set()
@@ -54,7 +62,7 @@ def curves_svg(
             if smooth:
                 axes.plot(steps, values, color=style["color"], alpha=0.25, linewidth=0.8)
                 values = _running_mean(values, max(1, len(values) // 20))
-            marker = "" if smooth else "o"
+            marker = "o" if markers and not smooth else ""
             label = "" if curve.label in labelled else curve.label  # curves of one name share an entry
             labelled.add(curve.label)
             axes.plot(steps, values, label=label, marker=marker, markersize=3, **style)
@@ -62,7 +70,11 @@ def curves_svg(
             axes.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.6)
             axes.annotate(label, (0.01, level), xycoords=("axes fraction", "data"), xytext=(0, 3),
                           textcoords="offset points", fontsize=8)  # fmt: skip
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if smooth else 0)
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        else:
+            axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if smooth else 0)
         axes.set(xlabel="training step", ylabel=y_label)
     return finished()
 

@@ -14,11 +14,15 @@ from scav_jax.checkpoint import Checkpoints
 
 @dataclass(frozen=True)
 class Trained:
-    """The latest checkpoint of a run; `towers` are parameters on every device of the mesh."""
+    """The latest checkpoint of a run; `parameters` (towers, log_temperature) are on every device of the mesh."""
 
     config: Any
-    towers: dict[str, Any]
+    parameters: dict[str, Any]
     step: int
+
+    @property
+    def towers(self) -> dict[str, Any]:
+        return self.parameters["towers"]
 
     @property
     def weights_sha256(self) -> str:
@@ -35,4 +39,4 @@ def load(workdir: files.AnyPath, mesh: Mesh) -> Trained:
         if checkpoints.latest_step is None:
             raise ValueError(f"{workdir}: expected a checkpoint, found none; has train.py reached its first save?")
         state, _ = checkpoints.restore(parallel.replicated_shapes(jax.eval_shape(lambda: training.init(config)), mesh))
-    return Trained(config, state.parameters["towers"], int(state.step))
+    return Trained(config, state.parameters, int(state.step))

@@ -46,9 +46,9 @@ def learning_rate(config: Any) -> optax.Schedule:
     peak = recipe(config).learning_rate
     warmup = min(max(1, round(config.optimizer.warmup_fraction * config.steps)), config.steps - 1)
     end = config.optimizer.end_fraction * peak
-    # One step late, or the first update would be multiplied by zero.
     schedule = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, config.steps, end)
-    return lambda step: schedule(step + 1)
+    # One step late, or the first update would be multiplied by zero. A float: of whole numbers optax makes float32.
+    return lambda step: schedule(jnp.asarray(step, float) + 1)
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:

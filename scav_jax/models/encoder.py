@@ -76,7 +76,7 @@ def apply(
     shapes.check_mask(mask, features, "features")
     if config.compute_dtype != "float32":
         parameters, features = jax.tree.map(lambda leaf: leaf.astype(config.compute_dtype), (parameters, features))
-    tower = _with_parameters(config, parameters)
+    tower = with_parameters(config, parameters)
     return jax.vmap(tower, in_axes=(0, None if mask is None else 0, None if rng is None else 0))(features, mask, rng)
 
 
@@ -133,7 +133,8 @@ class Mlp(nnx.Module):
         return self.output(x)
 
 
-def _with_parameters(config: Any, parameters: Parameters) -> Tower:
+def with_parameters(config: Any, parameters: Parameters) -> Tower:
+    """The network of a config, holding these parameters. ValueError: they are of another config."""
     graph, state = nnx.split(nnx.eval_shape(lambda: Tower(config, rngs=nnx.Rngs(0))))
     expected, got = (
         {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}

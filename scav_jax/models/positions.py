@@ -34,20 +34,21 @@ def time_buckets(length: int, rate_hz: float, num_buckets: int, max_distance_s: 
 
 
 def rotary_angles(length: int, rate_hz: float, head_width: int, max_distance_s: float) -> np.ndarray:
-    """Angles in radians of rotary positions (arXiv 2104.09864): (length, head_width / 2) float32.
+    """Angles in radians of rotary positions (arXiv 2104.09864): (length, head_width / 2) float64.
 
     Periods run geometrically from 0.5 s to 2 `max_distance_s`, so that no two differences within +-`max_distance_s`
     share all angles. Unlike buckets, angles do not saturate beyond it. The periods are our choice.
     """
     periods_s = np.geomspace(SHORTEST_PERIOD_S, 2 * max_distance_s, head_width // 2)
     time_s = np.arange(length) / rate_hz
-    return (2 * np.pi * time_s[:, None] / periods_s).astype(np.float32)
+    return 2 * np.pi * time_s[:, None] / periods_s
 
 
 def rotate(
     vectors: Float[Array, "length heads head_width"], angles: Float[np.ndarray, "length half"]
 ) -> Float[Array, "length heads head_width"]:
     """Turns component pair (j, j + head_width / 2) of each vector by the j-th angle of its position."""
-    cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
+    dtype = jnp.promote_types(vectors.dtype, jnp.float32)
+    cos, sin = (turn(angles)[:, None, :].astype(dtype) for turn in (np.cos, np.sin))
     first, second = jnp.split(vectors, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

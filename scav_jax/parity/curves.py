@@ -1,0 +1,90 @@
+"""Both sides trained on the same batches: losses that overlay, and retrieval by what was learned."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scav_jax import evaluation, parallel
+from scav_jax.parity import convert, ours
+from scav_jax.parity.problem import Problem
+
+FLOAT64_LIMIT = 1e-6
+THEIRS, OURS, REVERSED = "theirs", "ours", "ours, batches reversed"
+
+
+@dataclass
+class Curve:
+    """losses by who made them: "theirs", "ours", and in float32 "ours, batches reversed", which differs by rounding
+    alone. recall: R@1 in percent of theirs and ours, and half of the 95 % interval, by direction."""
+
+    distance: str
+    precision: str
+    losses: dict[str, np.ndarray]
+    recall: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def apart(self) -> float:
+        """The largest relative difference of theirs and ours at a step."""
+        return _apart(self.losses[OURS], self.losses[THEIRS])
+
+    @property
+    def limit(self) -> float:
+        """float64: 1e-6. float32: what two runs of ours differ by, for training amplifies rounding."""
+        if REVERSED in self.losses:
+            return _apart(self.losses[OURS], self.losses[REVERSED])
+        return FLOAT64_LIMIT
+
+    @property
+    def agrees(self) -> bool:
+        close = all(abs(found["theirs"] - found["ours"]) < found["half_interval"] for found in self.recall.values())
+        return self.apart <= self.limit and close
+
+    def as_dict(self) -> dict[str, Any]:
+        losses = {name: values.tolist() for name, values in self.losses.items()}
+        return {
+            "distance": self.distance,
+            "precision": self.precision,
+            "apart": self.apart,
+            "limit": self.limit,
+            "agrees": self.agrees,
+            "recall": self.recall,
+            "losses": losses,
+        }
+
+
+def of_ours(problem: Problem, name: str, precision: str, theirs: np.ndarray) -> tuple[Curve, Any]:
+    """Ours beside losses of theirs, and the parameters that ours learned."""
+    like = convert.from_torch(problem.state, ours.like(problem.config))
+    losses = {THEIRS: theirs}
+    losses[OURS], learned = ours.train(problem.config, like, problem.features, problem.order, name, precision)
+    if precision == "float32":
+        reversed_order = problem.order[:, ::-1]
+        losses[REVERSED], _ = ours.train(problem.config, like, problem.features, reversed_order, name, precision)
+    return Curve(name, precision, losses), learned
+
+
+def add_recall(curve: Curve, problem: Problem, theirs: dict[str, np.ndarray], learned: Any) -> None:
+    """R@1 on the test split by the parameters of either side, ranked by evaluation.py."""
+    if problem.store is None:
+        return
+    config = ours.method(problem.config, curve.distance)
+    sides = {"theirs": convert.from_torch(theirs, learned), "ours": learned}
+    for side, parameters in sides.items():
+        for direction, row in _recall(config, problem.store, parameters["towers"]).items():
+            found = curve.recall.setdefault(direction, {})
+            found[side] = row["R@1"]
+            found["half_interval"] = (row["R@1_high"] - row["R@1_low"]) / 2
+
+
+def _recall(config, store, towers):
+    mesh, split = parallel.make_mesh(), config.data.test_split
+    encoder, facts = evaluation.make_encoder(config, mesh), store.facts(split)
+    encoded = evaluation.encode_split(config, encoder, mesh, {"towers": towers}, store, split)
+    mode = "aggregate" if config.method == "cav" else "sequence"
+    rankings = evaluation.rank(config, encoded, mesh, facts, evaluation.Asked(modes=(mode,), subsets=("all",)))
+    return {ranking.direction: evaluation.score(ranking, facts) for ranking in rankings}
+
+
+def _apart(a, b):
+    return float(np.max(np.abs(a - b) / np.abs(b)))
