@@ -98,7 +98,7 @@ def _add_activations(record, config, parameters, given, seen):
         name = f"towers.{modality}"
         inside = {key.removeprefix(f"{name}."): a for key, a in seen.items() if key.startswith(f"{name}.")}
         inputs = parameters["towers"][modality], given[modality], given[f"{modality}_mask"]
-        known = jax.eval_shape(lambda own, *given: activations(own, tower, *given), *inputs, {})
+        known = jax.eval_shape(partial(_activations.__wrapped__, tower), *inputs, {})
         inside = {key: inside[key] for key in module_names(tower) if key in inside}
         for key, array in inside.items():
             if array.shape != known[key].shape:
