@@ -41,7 +41,7 @@ def programs(case):
     def lower(x, y, x_mask, y_mask, seen):
         sides = (x, x_mask), (y, y_mask)
         length = bounds.common_length(name, x.shape[1], y.shape[1], masked=x_mask is not None, **options)
-        near = (bounds.reduce(name, *side, seen, length=length, **options) or bounds.Reduced(*side) for side in sides)
+        near = (bounds.reduce(name, *side, seen, length=length, **options) for side in sides)
         return bounds.lower_bounds(name, *near, *(bounds.facts(name, *side, **options) for side in sides), **options)
 
     return jax.jit(functools.partial(pairwise, name, **options)), jax.jit(lower)

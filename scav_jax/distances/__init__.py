@@ -4,10 +4,20 @@ from scav_jax.distances.pairwise import (
     DISTANCES,
     alignment,
     can_be_negative,
+    first_potential,
     marginal_error,
     option_names,
     options,
     pairwise,
 )
 
-__all__ = ["DISTANCES", "alignment", "can_be_negative", "marginal_error", "option_names", "options", "pairwise"]
+__all__ = [
+    "DISTANCES",
+    "alignment",
+    "can_be_negative",
+    "first_potential",
+    "marginal_error",
+    "option_names",
+    "options",
+    "pairwise",
+]

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from scav_jax.distances import ground
 from scav_jax.distances.ground import XMasks, XSequence, XSequences, YMasks, YSequence, YSequences
 from scav_jax.distances.options import check_at_least, check_bool, check_choice, check_count
+from scav_jax.distances.polynomials import exp2
 from scav_jax.distances.tiling import SOLUTION
 from scav_jax.shapes import Distances
 
@@ -28,6 +29,11 @@ OPTIONS: dict = {
     "debiased": False,
     "solver": "own",
 }
+
+# Of the logarithms of scalings, before they are absorbed: two of them and a kernel's entry stay in float32.
+_SCALINGS = 33
+# y's frames are the rows of the kernel's products: on CPU whole vectors of them take half the time.
+_LANES = 8
 
 
 def pair(
@@ -154,13 +160,16 @@ def prepare(
     x: XSequences, x_mask: XMasks | None, y: YSequences, y_mask: YMasks | None, *, position_weight, **_
 ) -> tuple[dict, dict]:
     """What the pairs need of each clip: its frames and their weights, 1 / valid length or 0."""
-    return _clips(x, x_mask, position_weight), _clips(y, y_mask, position_weight)
+    filling = -y.shape[1] % _LANES if y.shape[1] > _LANES else 0
+    return _clips(x, x_mask, position_weight), _clips(y, y_mask, position_weight, filling)
 
 
-def _clips(frames, mask, position_weight):
+def _clips(frames, mask, position_weight, filling=0):
+    """filling: frames more, without weight."""
     if mask is None:
         mask = jnp.ones(frames.shape[:2], bool)
     frames = append_position(frames, mask, position_weight)
+    frames, mask = jnp.pad(frames, ((0, 0), (0, filling), (0, 0))), jnp.pad(mask, ((0, 0), (0, filling)))
     # Padding repeats the first frame, and with it that frame's potential: bounded, where another's could overflow.
     frames = jnp.where(mask[:, :, None], frames, frames[:, :1])
     weights = mask.astype(frames.dtype)
@@ -189,6 +198,13 @@ def marginal_error_block(x: dict, y: dict, *, epsilon, num_iterations, cost, sol
     plan = _plan(costs, a, b, f, g, epsilon)
     errors = jnp.sum(jnp.abs(jnp.sum(plan, axis=1) - b), axis=1)
     return errors.reshape(len(x["frames"]), len(y["frames"]))
+
+
+def first_potential_block(x: dict, y: dict, *, epsilon, cost, precision: str, **_) -> Distances:
+    """Of each pair, the mean of y's potential after its first update: a dual that every later one is above."""
+    costs = ground.cost_block(x["frames"], y["frames"], cost, precision)
+    g = -epsilon * _log_mean_exp(-costs / epsilon, x["weights"][:, :, None, None], axis=1)
+    return jnp.sum(y["weights"][None] * g, axis=2)
 
 
 def _problems(x, y, cost, precision):
@@ -225,7 +241,7 @@ def _dual(a, b, f, g):
 
 
 def _plan(costs, a, b, f, g, epsilon):
-    return a[:, :, None] * b[:, None, :] * jnp.exp((f[:, :, None] + g[:, None, :] - costs) / epsilon)
+    return a[:, :, None] * b[:, None, :] * _kernel(costs, f, g, epsilon)
 
 
 def _potentials(costs, a, b, epsilon, num_iterations, solver):
@@ -243,38 +259,53 @@ def _potentials(costs, a, b, epsilon, num_iterations, solver):
 def _kernel_domain_potentials(costs, a, b, epsilon, num_iterations):
     """Two multiply-adds a cell and iteration, in place of two exponentials, and as stable as the log domain.
 
-    After the first update, in the log domain, a potential moves by at most epsilon log(max(n, m)) an update: each row
-    (or column) of the kernel exp((f + g - C) / epsilon) averages to 1, so none of its entries exceeds its length. The
-    scalings u, v since the kernel was built are thus bounded, and absorbing them into the potentials every `period`
-    iterations keeps them, and every entry that the kernel lost to underflow, harmless in float32.
+    After the first update, in the log domain, a potential moves by at most epsilon log(max(n, m)) an update, and from
+    then on by no more than in the update before (soft minima do not expand differences): so far each row (or column) of
+    the kernel exp((f + g - C) / epsilon) averages to 1 when it is built, and the scalings u, v since then stay within
+    exp(+-_SCALINGS) if it is built again, with u, v absorbed into the potentials, whenever the next `period` updates
+    could leave that range. In it they, and every entry that the kernel lost to underflow, are harmless in float32.
     """
     _, n, m = costs.shape
-    period = max(1, min(10, int(33 / math.log(max(n, m, 2)))))
+    fastest = math.log(max(n, m, 2))
+    period = max(1, min(10, int(_SCALINGS / fastest)))
     g = -epsilon * _log_mean_exp(-costs / epsilon, a[:, :, None], axis=1)
     f = -epsilon * _log_mean_exp((g[:, None, :] - costs) / epsilon, b[:, None, :], axis=2)
 
-    def absorb(potentials, length):
-        f, g = potentials
-        kernel = jnp.exp((f[:, :, None] + g[:, None, :] - costs) / epsilon)
+    def absorb(f, g, u, v, _):
+        f, g = f + epsilon * jnp.log(u), g + epsilon * jnp.log(v)
+        return f, g, jnp.ones_like(u), jnp.ones_like(v), _kernel(costs, f, g, epsilon)
+
+    def run(state, length):
+        kept, moved, speed = state
+        can_leave = moved + length * speed > _SCALINGS
+        f, g, u, v, kernel = jax.lax.cond(can_leave, absorb, lambda *kept: kept, *kept)
 
         def update(scalings, _):
-            u, _ = scalings
+            u, *_ = scalings
             v = 1 / jnp.einsum("pnm,pn->pm", kernel, a * u, precision="highest")
-            u = 1 / jnp.einsum("pnm,pm->pn", kernel, b * v, precision="highest")
-            return (u, v), None
+            return (1 / jnp.einsum("pnm,pm->pn", kernel, b * v, precision="highest"), v, u), None
 
-        (u, v), _ = jax.lax.scan(update, (jnp.ones_like(f), jnp.ones_like(g)), length=length)
-        return f + epsilon * jnp.log(u), g + epsilon * jnp.log(v)
+        (u, v, before), _ = jax.lax.scan(update, (u, v, u), length=length)
+        moved = jnp.maximum(*(jnp.max(jnp.abs(jnp.log(scaling))) for scaling in (u, v)))
+        return (f, g, u, v, kernel), moved, jnp.max(jnp.abs(jnp.log(u / before)))
 
+    start = f, g, jnp.ones_like(f), jnp.ones_like(g), _kernel(costs, f, g, epsilon)
     full, rest = divmod(num_iterations - 1, period)
-    potentials, _ = jax.lax.scan(lambda potentials, _: (absorb(potentials, period), None), (f, g), length=full)
-    return absorb(potentials, rest) if rest else potentials
+    state = start, jnp.zeros_like(f[0, 0]), jnp.full_like(f[0, 0], fastest)
+    state, _ = jax.lax.scan(lambda state, _: (run(state, period), None), state, length=full)
+    (f, g, u, v, _), *_ = run(state, rest) if rest else state
+    return f + epsilon * jnp.log(u), g + epsilon * jnp.log(v)
+
+
+def _kernel(costs, f, g, epsilon):
+    return exp2((f[:, :, None] + g[:, None, :] - costs) * (math.log2(math.e) / epsilon))
 
 
 def _log_mean_exp(values, weights, axis):
     """log of the weighted sum of exp(values); weights >= 0, at least one positive."""
     largest = jnp.max(values, axis=axis, keepdims=True)
-    return jnp.squeeze(largest, axis) + jnp.log(jnp.sum(weights * jnp.exp(values - largest), axis=axis))
+    shares = weights * exp2((values - largest) * math.log2(math.e))
+    return jnp.squeeze(largest, axis) + jnp.log(jnp.sum(shares, axis=axis))
 
 
 def tile_budget(x: dict, y: dict) -> dict[str, int]:

@@ -98,7 +98,7 @@ def _add_activations(record, config, parameters, given, seen):
         name = f"towers.{modality}"
         inside = {key.removeprefix(f"{name}."): a for key, a in seen.items() if key.startswith(f"{name}.")}
         inputs = parameters["towers"][modality], given[modality], given[f"{modality}_mask"]
-        known = jax.eval_shape(partial(_activations.__wrapped__, tower), *inputs, {})
+        known = jax.eval_shape(partial(_of_tower, tower), *inputs, {})
         inside = {key: inside[key] for key in module_names(tower) if key in inside}
         for key, array in inside.items():
             if array.shape != known[key].shape:
@@ -136,10 +136,11 @@ _encode = jax.jit(training.encode, static_argnums=0)
 _update = jax.jit(training.update, static_argnums=0)
 
 
-@partial(jax.jit, static_argnums=0)
-def _activations(config, *given):
-    parameters, *others = given
-    return activations(parameters, config, *others)
+def _of_tower(config, parameters, *given):
+    return activations(parameters, config, *given)
+
+
+_activations = jax.jit(_of_tower, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)
