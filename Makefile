@@ -37,7 +37,8 @@ help:
 	@echo "make test             lint, types and tests, at most 15 minutes on two cores"
 	@echo "make test-heavy       the tests that take longer"
 	@echo "make bench            the tables of benchmarks/results: distances and networks beside their peers, bfloat16,"
-	@echo "                      search, a batch of 8,192, steps for pods, and the grids of 36 trainings; about three hours"
+	@echo "                      search, PyTorch's numbers and speed, a batch of 8,192, steps for pods, and the grids of 36"
+	@echo "                      trainings; about four hours"
 	@echo "make clean            delete .venv, runs/ and the rendered data"
 
 demo: announce $(VENV)/.media
@@ -65,6 +66,8 @@ bench: $(VENV)/.bench $(VENV)/libtpu $(VENV)/references demo
 	$(BIN)/python -m benchmarks.encoders
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.frontier
+	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.scale
 	TPU_LIBRARY_PATH=$(VENV)/libtpu/libtpu/libtpu.so $(BIN)/python -m benchmarks.pods
 	$(BIN)/python -m benchmarks.grid

@@ -5,8 +5,7 @@ Left out: tslearn's PyTorch backend of cdist_soft_dtw, a hundred times slower th
 """
 
 import importlib.metadata
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -118,62 +117,6 @@ def _numpy_costs(clip, y):
     return np.sum(clip**2, axis=1)[None, :, None] + np.sum(y**2, axis=2)[:, None, :] - 2 * products
 
 
-def tslearn_loss(data: Data, gamma: float) -> list[Setting]:
-    """SoftDTWLossPyTorch, whose compiled recursions run forward and backward."""
-    from tslearn.metrics import SoftDTWLossPyTorch
-
-    loss = SoftDTWLossPyTorch(gamma=gamma, dist_func=lambda costs, _: costs.clone())
-    return _on_torch_costs(f"{version('tslearn')} SoftDTWLossPyTorch", _shaped(loss), data, chunks=(16, 64))
-
-
-def pysdtw(data: Data, gamma: float) -> list[Setting]:
-    from pysdtw import SoftDTW
-
-    loss = SoftDTW(gamma=gamma, use_cuda=False, dist_func=lambda costs, _: costs)
-    return _on_torch_costs(f"{version('pysdtw')} SoftDTW, CPU", _shaped(loss), data, chunks=(4, 16, 64))
-
-
-def _shaped(loss):
-    """A loss of (P, n, d) and (P, m, d), given costs (P, n, m) as its first argument: the second has the shape only."""
-    return lambda costs: loss(costs, costs.new_zeros(1, 1, 1).expand(len(costs), costs.shape[2], costs.shape[2]))
-
-
-def _on_torch_costs(name: str, solve: Callable, data: Data, chunks: Sequence[int], **details) -> list[Setting]:
-    """solve(costs (P, n, m)) -> (P,) on costs by one product, some clips of x at a time."""
-    solve_clips = lambda x, y: solve(_torch_costs(x, y)).reshape(len(x), len(y))  # noqa: E731
-    return [
-        partial(_torch_contender, f"{name}, {c} x {len(data.y)} pairs", solve_clips, data, c, **details) for c in chunks
-    ]
-
-
-def _torch_costs(x, y):
-    """(r, n, d), (B, m, d) -> (r * B, n, m)"""
-    import torch
-
-    products = (x.flatten(0, 1) @ y.flatten(0, 1).T).reshape(*x.shape[:2], *y.shape[:2]).transpose(1, 2)
-    costs = (x**2).sum(2)[:, None, :, None] + (y**2).sum(2)[None, :, None, :] - 2 * products
-    return torch.flatten(costs, 0, 1)
-
-
-def _torch_contender(name: str, distances: Callable, data: Data, rows: int, **details) -> Contender:
-    """distances(rows of x, y) -> (rows, B), with gradients summed over the rows."""
-    import torch
-
-    x, y = (torch.tensor(np.asarray(side), requires_grad=True) for side in (data.x, data.y))
-    weights = torch.tensor(np.asarray(data.weights))
-
-    def run():
-        x.grad = y.grad = None
-        values = []
-        for start in range(0, len(x), rows):
-            some = distances(x[start : start + rows], y)
-            (some * weights[start : start + rows]).sum().backward()
-            values.append(some.detach())
-        return Result(torch.cat(values), x.grad, y.grad)
-
-    return Contender(name, run, **details)
-
-
 def soft_dtw_definition(x, y, *, gamma: float, rounded: bool = False):
     """All pairs, cell by cell, apart from the library; rounded: of costs that went through float32."""
     costs = all_costs(x, y)
@@ -242,47 +185,6 @@ def _ott_values(epsilon, **options):
         return solver(LinearProblem(Geometry(cost_matrix=costs, epsilon=epsilon))).reg_ot_cost
 
     return lambda x, y: jax.vmap(jax.vmap(value))(all_costs(x, y))
-
-
-def pot_batch(data: Data, epsilon: float, iterations: int, *, method: str) -> list[Setting]:
-    """ot.batch.solve_batch on PyTorch; transposed, since POT updates its first potential first and ours the second."""
-    from ot.batch import solve_batch
-
-    def solve(costs):
-        options = dict(reg=epsilon, max_iter=iterations, tol=0.0, method=method, reg_type="kl", grad="envelope")
-        return solve_batch(costs.transpose(1, 2), **options).value
-
-    name = f"{version('POT')} ot.batch.solve_batch, {method}, PyTorch"
-    note = "its value is the primal's, ours the dual's: equal once converged"
-    if method == "sinkhorn":
-        note += "; not in the log domain, no safety at smaller epsilon"
-    return _on_torch_costs(name, solve, data, chunks=(1, 4, 16), tolerance=0.05, note=note)
-
-
-def geomloss(data: Data, epsilon: float, iterations: int) -> list[Setting]:
-    """SamplesLoss on a batch of pairs, its schedule of epsilon cut into as many steps as ours has iterations."""
-    from geomloss import SamplesLoss
-
-    diameter, blur = 2.0, math.sqrt(epsilon)  # of unit vectors; epsilon = blur^2
-    scaling = (blur / diameter) ** (1 / (iterations - 2))
-    loss = SamplesLoss(
-        "sinkhorn", p=2, blur=blur, diameter=diameter, scaling=scaling, debias=False, backend="tensorized",
-        cost=lambda x, y: (x**2).sum(2)[:, :, None] + (y**2).sum(2)[:, None, :] - 2 * x @ y.transpose(1, 2),
-    )  # fmt: skip
-
-    def solve(x, y):
-        pairs = len(x) * len(y)
-        x_pairs = x[:, None].expand(-1, len(y), -1, -1).reshape(pairs, *x.shape[1:])
-        y_pairs = y[None].expand(len(x), -1, -1, -1).reshape(pairs, *y.shape[1:])
-        return loss(x_pairs, y_pairs).reshape(len(x), len(y))
-
-    name = f"{version('geomloss')} SamplesLoss, tensorized"
-    note = "another algorithm: averaged updates while epsilon falls to its value"
-    details = dict(tolerance=0.05, note=note)
-    return [
-        partial(_torch_contender, f"{name}, {rows} x {len(data.y)} pairs", solve, data, rows, **details)
-        for rows in (1, 4)
-    ]
 
 
 def broadcast(data: Data) -> list[Setting]:

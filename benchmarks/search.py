@@ -1,6 +1,7 @@
 """Exact search beside brute force: the same clips, how many distances that took, and how long.
 
 python -m benchmarks.search     writes benchmarks/results/search.md; wants runs/demo (make demo); about an hour
+python -m benchmarks.search --only="own melodies,ragged"     some sections, in the file too
 python -m benchmarks.search --quick     300 clips, to stdout only
 """
 
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,37 +156,34 @@ def encode(visual: np.ndarray, audio: np.ndarray) -> tuple[Clips, Clips]:
     return Clips(x), Clips(y)
 
 
-def search_tables(quick: bool) -> list[Table]:
-    count, hard = (300, 300) if quick else (20_000, 5_000)
-    galleries = [
-        ("own melodies", "own", count, True, "clips of the demo's world, each a melody and a rhythm of its own"),
-        ("ragged", "own", count, False, "the same, each cut to 50 to 100 % of its time"),
-        (
-            "one multiset",
-            "one multiset",
-            hard,
-            False,
-            "clips that share one multiset of notes and one rhythm in random order, so that means say nothing",
-        ),
-        ("random features", "random", hard, False, "normal random numbers for features: nothing to find"),
-    ]
-    found = []
-    for title, name, size, targets, what in galleries:
-        gallery = demo_gallery(name, size)
-        gallery = gallery.ragged() if title == "ragged" else gallery
-        table = Table(
-            f"Exact search, {title}",
-            SEARCHED,
-            f"{size:,} {what}, encoded by {RUN} (20 x 64 and 32 x 64); the {TOP} nearest of the first clips, {BATCH} "
-            "queries at a time. Fewer: gallery over median. Ratio: brute force over exact, one run of each after a "
-            "first batch. Same clips: the ids of brute force, but for exchanges within rounding. Certificates: no more "
-            f"clips below the bound than were computed, by brute force ({BATCH} queries).",
-        )
-        chosen = cases(quick) if title == "own melodies" else short_cases(quick)
-        for case in tqdm(chosen, desc=title, unit="case"):
-            table.rows += [searched(case, gallery, direction, targets) for direction in ("v2a", "a2v")]
-        found.append(table)
-    return found
+GALLERIES = {
+    "own melodies": ("own", 20_000, "clips of the demo's world, each a melody and a rhythm of its own"),
+    "ragged": ("own", 20_000, "the same, each cut to 50 to 100 % of its time"),
+    "one multiset": (
+        *("one multiset", 5_000),
+        "clips that share one multiset of notes and one rhythm in random order, so that means say nothing",
+    ),
+    "random features": ("random", 5_000, "normal random numbers for features: nothing to find"),
+}
+
+
+def search_table(title: str, quick: bool) -> Table:
+    name, size, what = GALLERIES[title]
+    size = 300 if quick else size
+    gallery = demo_gallery(name, size)
+    gallery = gallery.ragged() if title == "ragged" else gallery
+    table = Table(
+        f"Exact search, {title}",
+        SEARCHED,
+        f"{size:,} {what}, encoded by {RUN} (20 x 64 and 32 x 64); the {TOP} nearest of the first clips, {BATCH} "
+        "queries at a time. Fewer: gallery over median. Ratio: brute force over exact, one run of each after a "
+        "first batch. Same clips: the ids of brute force, but for exchanges within rounding. Certificates: no more "
+        f"clips below the bound than were computed, by brute force ({BATCH} queries).",
+    )
+    targets = title == "own melodies"
+    for case in tqdm(cases(quick) if targets else short_cases(quick), desc=title, unit="case"):
+        table.rows += [searched(case, gallery, direction, targets) for direction in ("v2a", "a2v")]
+    return table
 
 
 def short_cases(quick: bool) -> list[Case]:
@@ -286,18 +285,36 @@ def index_table(quick: bool) -> Table:
     return table
 
 
+SECTIONS: dict[str, Callable[[bool], Table]] = {
+    "evaluation": evaluation_table,
+    "sizes": sizes_table,
+    "index": index_table,
+    **{title: partial(search_table, title) for title in GALLERIES},
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, to stdout only")
-    quick = parser.parse_args().quick
-    found = [evaluation_table(quick), sizes_table(quick), index_table(quick), *search_tables(quick)]
-    text = "\n".join(
-        ["# Search", "", f"Command: `python -m benchmarks.search`. {measure.hardware()}", ""]
-        + [table.markdown() for table in found]
-    )
-    if not quick:
-        RESULTS.write_text(text)
-    print(text)
+    parser.add_argument("--only", help=f"sections, by commas, of {', '.join(SECTIONS)}")
+    chosen = parser.parse_args()
+    names = chosen.only.split(",") if chosen.only else list(SECTIONS)
+    if unknown := sorted({*names} - {*SECTIONS}):
+        parser.error(f"--only: expected some of {', '.join(SECTIONS)}, got {unknown[0]}")
+    sections = written() if chosen.only else {}
+    for name in names:
+        table = SECTIONS[name](chosen.quick)
+        sections[table.title] = table.markdown()
+        print(sections[table.title])
+    if not chosen.quick:
+        head = f"# Search\n\nCommand: `python -m benchmarks.search`. {measure.hardware()}\n"
+        RESULTS.write_text("\n".join([head, *sections.values()]))
+
+
+def written() -> dict[str, str]:
+    """Title -> section of the file that is there."""
+    parts = RESULTS.read_text().split("\n## ")[1:] if RESULTS.exists() else []
+    return {part.partition("\n")[0]: f"## {part.rstrip()}\n" for part in parts}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import measure, peers, tables
+from benchmarks import measure, peers, tables, torch_parts
 from benchmarks.measure import Data
 from benchmarks.settings import EPSILON, GAMMA, ITERATIONS, Sizes, ours
 from benchmarks.tables import COMPARED, NONE, Job, Table
@@ -65,12 +65,15 @@ def dtw(sizes: Sizes) -> Iterator[Job]:
         def given(function, **more):
             return lambda data: function(data, gamma=GAMMA, **more)
 
+        def given_part(part):
+            return lambda data: torch_parts.settings(part(GAMMA), data)
+
         lines = [Line("ott-jax", given(peers.ott_soft_dtw), 12, 15 if first else None, 50)]
         if first:
             lines += [
                 Line("ott-jax", given(peers.ott_soft_dtw_by_rows)),
-                Line("pysdtw", given(peers.pysdtw)),
-                Line("tslearn", given(peers.tslearn_loss)),
+                Line("pysdtw", given_part(torch_parts.pysdtw)),
+                Line("tslearn", given_part(torch_parts.tslearn)),
                 Line("reference", partial(reference, "dtw")),
             ]
         lines.append(Line("tslearn", given(peers.tslearn_soft_dtw), 8, gradient=False))
@@ -122,6 +125,9 @@ def wasserstein(sizes: Sizes) -> Iterator[Job]:
         def given(function, **more):
             return lambda data: function(data, epsilon=EPSILON, iterations=ITERATIONS, **more)
 
+        def given_part(part, **more):
+            return lambda data: torch_parts.settings(part(EPSILON, ITERATIONS, **more), data)
+
         lines = [
             Line("ott-jax", given(peers.ott_sinkhorn, unrolled=first), *((4, 6, 10) if first else ())),
             Line("ott-jax", given(peers.ott_sinkhorn_default), 6 if first else None),
@@ -130,9 +136,9 @@ def wasserstein(sizes: Sizes) -> Iterator[Job]:
             lines += [
                 Line("ott-jax", given(peers.ott_sinkhorn_by_rows)),
                 Line("ott-jax", given(peers.ott_sinkhorn_kernel)),
-                Line("POT", given(peers.pot_batch, method="log_sinkhorn")),
-                Line("POT", given(peers.pot_batch, method="sinkhorn")),
-                Line("geomloss", given(peers.geomloss)),
+                Line("POT", given_part(torch_parts.pot, method="log_sinkhorn")),
+                Line("POT", given_part(torch_parts.pot, method="sinkhorn")),
+                Line("geomloss", given_part(torch_parts.geomloss)),
             ]
         yield from comparisons(table, sizes, f"d = {width}", "wasserstein", (count, n, m, width), lines)
 

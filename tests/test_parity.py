@@ -2,14 +2,17 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 import torch
 from cases import QUICK
+from conftest import REPOSITORY
 from ml_collections import ConfigDict, FrozenConfigDict
 from torch import nn
 
@@ -329,6 +332,7 @@ def test_a_dump_is_checked_without_torch(shell_environment, tmp_path):
     written = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert written["agrees"]
     assert written["rows"].keys() == {"float64", "default"}
+    assert Report.load(tmp_path / "out").text() in done.stdout
     assert [curve["distance"] for curve in written["curves"]] == ["cosine"]
     assert "<svg" in (tmp_path / "out" / "parity.html").read_text()
 
@@ -342,6 +346,22 @@ def test_a_dump_of_ones_own_is_read_by_name(given, reference, tmp_path, capsys):
     code = main(["check", str(tmp_path / "own.npz"), "--precision=float32", f"--out={tmp_path / 'out'}"])
     assert code == DIFFERS
     assert "first to differ: module towers.visual.mlp" in capsys.readouterr().out
+
+
+def test_the_snippet_of_the_docs_writes_what_is_read(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "parity.md").read_text(), re.DOTALL)
+
+    def my_loss(model, batch):
+        padded = batch | {f"{name}_mask": None for name in batch}
+        return model.loss("euclidean", model.distances("euclidean", model(padded), padded))
+
+    names = dict(json=json, np=np, torch=torch, partial=partial, my_loss=my_loss, config=given.config)
+    names["batch"] = {name: torch.tensor(array) for name, array in given.inputs.items()}
+    exec(snippet, names | {"model": theirs.load(twin.Twin, given.config, given.state, torch.float32)})
+    assert main(["check", "ref.npz", "--precision=float32", "--out=out"]) == 0
+    kinds = {row.kind for row in Report.load(tmp_path / "out").rows["float32"]}
+    assert kinds == {"module", "towers", "whole loss", "gradient"}
 
 
 @pytest.mark.parametrize(

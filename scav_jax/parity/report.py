@@ -56,6 +56,20 @@ class Report:
         (folder / "parity.json").write_text(json.dumps(content, indent=1) + "\n")
         (folder / "parity.html").write_text(self._page())
 
+    @classmethod
+    def load(cls, folder: Path) -> "Report":
+        """What `save` wrote."""
+        said = json.loads((folder / "parity.json").read_text())
+        found = {
+            name: [Row(**{key: value for key, value in row.items() if key != "verdict"}) for row in rows]
+            for name, rows in said["rows"].items()
+        }
+        curves = [
+            Curve(curve["distance"], curve["precision"], _arrays(curve["losses"]), curve["recall"])
+            for curve in said["curves"]
+        ]
+        return cls(said["title"], said["about"], found, curves)
+
     def text(self, *, every_row: bool = False) -> str:
         """Of every kind the worst row; `every_row`: all of them."""
         lines = [self.title, *(f"  {key}: {value}" for key, value in self.about.items())]
@@ -69,7 +83,7 @@ class Report:
                 lines += _aligned([("array", *ROW_HEAD), *map(_cells, differing[:SHOWN])])
                 lines += [f"... and {len(differing) - SHOWN} more"] * (len(differing) > SHOWN)
         if self.curves:
-            lines += ["", *_aligned([CURVE_HEAD, *map(_curve_cells, self.curves)])]
+            lines += ["", *_aligned([CURVE_HEAD, *map(curve_cells, self.curves)])]
         lines += ["", "agrees" if self.agrees else "DIFFERS"]
         return "\n".join(lines)
 
@@ -94,19 +108,18 @@ class Report:
                 for precision, rows in self.rows.items()
             ],
             curve_head=CURVE_HEAD,
-            curve_rows=[(_curve_cells(curve), curve.agrees) for curve in self.curves],
+            curve_rows=[(curve_cells(curve), curve.agrees) for curve in self.curves],
             plots=[Markup(svg) for curve in self.curves for svg in _plots(curve)],
         )
+
+
+def _arrays(losses: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+    return {name: np.array(values) for name, values in losses.items()}
 
 
 HEAD = ("arrays", "worst relative", "at", "limit", "verdict")
 ROW_HEAD = ("max absolute", "relative", "cosine", "limit", "ours to float64", "theirs to float64", "verdict")
 CURVE_HEAD = ("training", "precision", "curves apart", "limit", "R@1 theirs", "R@1 ours", "+-", "verdict")
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def summary_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -138,7 +151,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return f"{row.kind} {row.name}", *numbers, *offs, row.verdict
 
 
-def _curve_cells(curve: Curve) -> tuple[str, ...]:
+def curve_cells(curve: Curve) -> tuple[str, ...]:
     def by_direction(write):
         return " / ".join(write(found) for found in curve.recall.values()) or "-"
 

@@ -1,0 +1,280 @@
+"""A whole training step beside the same step in PyTorch, whose distances are the fastest public parts there are.
+
+python -m benchmarks.train_step             writes benchmarks/results/train_step.md; about half an hour on two cores
+python -m benchmarks.train_step --quick     tiny shapes through all of the code, to stdout only
+python -m benchmarks.train_step --alone=eager --distance=dtw --clips=64     one contender's peak memory, as JSON
+
+The PyTorch step is that of `scav_jax.parity`'s twin, eager and by torch.compile, on the same parameters and batches,
+without dropout; ours is train.py's own program. Both are timed in turns.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import measure, tables, torch_parts
+from benchmarks.large import peak_bytes
+from benchmarks.measure import Contender, Result
+from benchmarks.tables import Table
+from configs import base
+from scav_jax import config as configs
+from scav_jax import parallel, plan, training
+from scav_jax.distances import options, pairwise
+from scav_jax.models.encoder import check_config
+
+RESULTS = Path("benchmarks/results/train_step.md")
+CONTENDERS = ("ours", "eager", "compiled")
+
+
+class Sizes(NamedTuple):
+    seconds: float = 20.0  # of pairs for each row
+    lengths: tuple[int, int] = (32, 62)
+    widths: tuple[int, int] = (512, 768)  # of the features
+    width: int = 512
+    layers: int = 2
+    clips: tuple[tuple[str, int, float | None], ...] = (
+        *(("cosine", 64, 0.7), ("euclidean", 64, 0.7), ("dtw", 64, 1.4), ("wasserstein", 64, 1.4)),
+        *(("cosine", 32, None), ("euclidean", 32, None), ("dtw", 32, None), ("wasserstein", 32, None)),
+        *(("cosine", 256, None), ("euclidean", 256, None), ("dtw", 128, None), ("wasserstein", 128, None)),
+    )
+    block_clips: int = 64
+    targets: bool = True  # False: no torch.compile, which takes long, and no memory either
+
+
+QUICK = Sizes(0, (4, 6), (5, 7), 8, 1, (("cosine", 8, None), ("dtw", 8, None)), 8, False)
+
+
+def config(name: str, clips: int, sizes: Sizes) -> Any:
+    found = base.get_config()
+    found.batch_size = clips
+    found.method = "cav" if name == "cosine" else "scav"
+    found.distance.name = "euclidean" if name == "cosine" else name
+    for tower, width in zip((found.model.visual, found.model.audio), sizes.widths, strict=True):
+        tower.update(feature_width=width, num_layers=sizes.layers, dropout=0.0, scan_layers=False)
+        if sizes.width != tower.width:
+            tower.update(width=sizes.width, mlp_width=16, ffn_width=16, num_heads=2)
+        check_config(tower)
+    return found
+
+
+def features(clips: int, sizes: Sizes) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = zip(("visual", "audio"), sizes.lengths, sizes.widths, strict=True)
+    return {name: rng.standard_normal((clips, length, width), np.float32) for name, length, width in shapes}
+
+
+def parts(name: str, found: Any) -> list[torch_parts.Part]:
+    """Public ones that compute this distance of unit frames, positions appended."""
+    section = found.distance
+    if name == "cosine":
+        return [torch_parts.cosine()]
+    if name == "euclidean":
+        return [torch_parts.euclidean()]
+    if name == "dtw":
+        return [torch_parts.pysdtw(section.gamma), torch_parts.tslearn(section.gamma)]
+    given = section.epsilon, section.num_iterations
+    pot = (torch_parts.pot(*given, method=method) for method in ("sinkhorn", "log_sinkhorn"))
+    return [*pot, torch_parts.geomloss(*given)]
+
+
+def block_table(sizes: Sizes) -> Table:
+    table = Table(
+        "The distances alone",
+        tables.COMPARED,
+        f"All pairs of {sizes.block_clips} clips, {sizes.lengths[0]} x {sizes.lengths[1]}, d = {sizes.width}, forward "
+        "and gradient, options of configs/base.py on unit frames with their positions. The peer is the fastest of all "
+        "public parts and settings that give the same; the notes have the others.",
+    )
+    for name, target in (("dtw", 4.0), ("wasserstein", 3.5), ("euclidean", None)):
+        found = config(name, sizes.block_clips, sizes)
+        chosen = options(name, found.distance) | {"unit_norm": False, "normalize": False, "position_weight": 0.0}
+        chosen = {key: value for key, value in chosen.items() if key in options(name, found.distance)}
+        width = sizes.width + (name == "wasserstein")  # the position
+        data = measure.clips(sizes.block_clips, *sizes.lengths, width)
+        ours = measure.jax_contender("scav_jax", partial(pairwise, name, **chosen), data)
+        settings = [setting for part in parts(name, found) for setting in torch_parts.settings(part, data)]
+        result = measure.compare(ours, settings, sizes.seconds)
+        table.rows.append(tables.compared(name, result, target if sizes.targets else None, None, None))
+        table.notes.append(f"{name}: {result.note}")
+        fastest(name, result.peer.name if result.peer else "")
+    table.notes.append(_products(sizes))
+    return table
+
+
+def _products(sizes: Sizes) -> str:
+    """What no implementation by ground costs of float32 goes below."""
+    (n, m), count = sizes.lengths, sizes.block_clips
+    x, y = jnp.ones((count * n, sizes.width)), jnp.ones((sizes.width, count * m))
+    product = jax.jit(partial(jnp.matmul, precision="highest")).lower(x, y).compile()
+    once = measure.median_time(lambda: jax.block_until_ready(product(x, y)), sizes.seconds / 10)
+    return (
+        f"the ground costs of all pairs are one matrix product, {tables.seconds(once)} here by itself, their gradients "
+        "two more; PyTorch keeps the costs between the two, ours makes them again, a fourth"
+    )
+
+
+_FASTEST: dict[str, str] = {}
+
+
+def fastest(name: str, peer: str = "") -> str:
+    """Which peer won the distances alone: it serves the whole step."""
+    if peer:
+        _FASTEST[name] = peer
+    return _FASTEST.get(name, "")
+
+
+def ours(name: str, clips: int, sizes: Sizes) -> Contender:
+    """train.py's step; each run is the next one."""
+    mesh = parallel.make_mesh(jax.local_devices()[:1])
+    found = config(name, clips, sizes)
+    lengths = {side: plan.Lengths(n, False) for side, n in zip(("visual", "audio"), sizes.lengths, strict=True)}
+    programs = plan.Programs(found, lengths, mesh, plan.target(None).backend)
+    step = programs.step(clips).compile()
+    state = parallel.replicate(jax.jit(lambda: training.init(programs.config))(), mesh)
+    masks = {f"{side}_mask": None for side in lengths}
+    batch = parallel.spread(features(clips, sizes) | masks, mesh)
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return Result(np.asarray(jax.block_until_ready(metrics["loss"]))[None])
+
+    return Contender("ours", run)
+
+
+def theirs(name: str, clips: int, sizes: Sizes, *, compiled: bool) -> Contender:
+    import torch
+
+    from scav_jax.parity import convert, theirs, twin, twin_distances
+
+    found = configs.FrozenConfigDict(config(name, clips, sizes))
+    part, rows = _part(name, found)
+
+    class Fast(twin.Twin):
+        def distances(self, name, sequences, batch):
+            x, y = (sequences[side] for side in found.pairs[0])
+            section = found.distance
+            if section.unit_norm and name != "cosine":
+                x, y = twin_distances.unit(x), twin_distances.unit(y)
+            if name == "wasserstein":
+                x, y = (
+                    twin_distances.with_position(v, torch.full((len(v),), v.shape[1]), section.position_weight)
+                    for v in (x, y)
+                )
+            values = torch.cat([part.distances(x[i : i + rows], y) for i in range(0, len(x), rows)])
+            return values / (x.shape[1] + y.shape[1]) if name == "dtw" and section.normalize else values
+
+    state = convert.to_torch(jax.device_get(jax.jit(lambda: training.init(found))().parameters))
+    model = theirs.load(Fast, found, state, torch.float32).train()
+    batch = {key: torch.tensor(array) for key, array in features(clips, sizes).items()}
+    optimizer = twin.Optimizer(model, name)
+    encode: Callable = model
+
+    def gradient():
+        loss = model.loss(name, model.distances(name, encode(batch), batch))
+        loss.backward()
+        return loss
+
+    if compiled:
+        gradient()  # the tables of positions are made once
+        encode = torch.compile(model)
+        gradient()
+        optimizer.adamw.zero_grad()
+
+    def run():
+        loss = gradient()
+        optimizer.step()
+        return Result(loss.detach().numpy()[None])
+
+    how = "torch.compile" if compiled else "eager"
+    return Contender(f"{how}, {part.name}", run, tolerance=part.tolerance, note=part.note)
+
+
+def _part(name, found):
+    """The public part that won by itself, and its rows; the first one where nobody asked."""
+    every = [(part, rows) for part in parts(name, found) for rows in part.rows]
+    won = [(part, rows) for part, rows in every if fastest(name).startswith(f"{part.name}, {rows} x ")]
+    return (won or every)[0]
+
+
+def steps_table(sizes: Sizes) -> Table:
+    table = Table(
+        "The whole step",
+        (
+            *("distance", "clips", "ours, steps/s", "PyTorch, steps/s", "by", "ratio", "target", "met", "losses apart"),
+            *("peak memory, ours", "eager", "compiled"),
+        ),
+        f"Towers of {sizes.layers} + {sizes.layers} blocks, width {sizes.width}, {sizes.lengths[0]} frames and "
+        f"{sizes.lengths[1]} steps, float32, AdamW. PyTorch: the faster of eager and torch.compile. Peak memory: of a "
+        "process that takes three steps, libraries included.",
+    )
+    for name, clips, target in tqdm(sizes.clips, desc="steps"):
+        own = ours(name, clips, sizes)
+        hows = (False, True) if sizes.targets else (False,)
+        settings = [partial(theirs, name, clips, sizes, compiled=compiled) for compiled in hows]
+        result = measure.compare(own, settings, sizes.seconds)
+        peer = result.peer
+        peaks = [NONE if not sizes.targets else tables.size(_peak(who, name, clips)) for who in CONTENDERS]
+        table.rows.append(
+            (
+                *(name, str(clips), f"{1 / result.ours_s:.3g}", NONE if peer is None else f"{1 / result.peer_s:.3g}"),
+                *(result.note if peer is None else peer.name, tables.times(result.ratio)),
+                *(tables.at_least(target), tables.met(result.ratio, target), tables.relative(result.value_difference)),
+                *peaks,
+            )
+        )
+        if result.note:
+            table.notes.append(f"{name}, {clips} clips: {result.note}")
+    return table
+
+
+NONE = tables.NONE
+
+
+def _peak(who: str, name: str, clips: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.train_step", f"--alone={who}", f"--distance={name}"]
+    command += [f"--clips={clips}", f"--fastest={fastest(name)}"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["peak"]
+
+
+def alone(who: str, name: str, clips: int, sizes: Sizes) -> dict[str, float]:
+    made = ours(name, clips, sizes) if who == "ours" else theirs(name, clips, sizes, compiled=who == "compiled")
+    took = [measure.timed(made.run) for _ in range(3)]
+    return {"seconds": took[-1], "peak": peak_bytes()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--alone", choices=CONTENDERS)
+    parser.add_argument("--distance", choices=("cosine", "euclidean", "dtw", "wasserstein"), default="euclidean")
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--fastest", default="", help="of --alone: the part that PyTorch's distances are made of")
+    chosen = parser.parse_args()
+    sizes = QUICK if chosen.quick else Sizes()
+    if chosen.alone:
+        fastest(chosen.distance, chosen.fastest)
+        print(json.dumps(alone(chosen.alone, chosen.distance, chosen.clips, sizes)))
+        return
+    found = [block_table(sizes), steps_table(sizes)]
+    text = f"# A training step beside PyTorch\n\nCommand: `python -m benchmarks.train_step`. {measure.hardware()}, " + (
+        f"{torch_parts.version('torch')}.\n\n"
+    )
+    text += "\n".join(table.markdown() for table in found)
+    if not chosen.quick:
+        RESULTS.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
