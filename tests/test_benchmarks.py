@@ -30,6 +30,16 @@ def test_a_quick_run_of_all_sections_writes_tables_and_a_picture(shell, tmp_path
     assert (tmp_path / "distances.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.heavy
+def test_a_quick_run_sets_a_training_step_beside_the_same_in_torch(shell):
+    done = shell("-m", "benchmarks.train_step", "--quick")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|") for line in done.stdout.splitlines() if line.startswith("|")]
+    steps = [row for row in rows if row[5].strip().startswith("eager")]
+    assert [row[1].strip() for row in steps] == ["cosine", "dtw"]
+    assert all(float(row[9]) < 1e-4 for row in steps)  # losses of the first step
+
+
 def test_a_step_at_scale_takes_about_what_was_planned(shell):
     done = shell("-m", "benchmarks.scale", "--distance=euclidean", "--clips=1024")
     assert done.returncode == 0, done.stderr
@@ -39,11 +49,12 @@ def test_a_step_at_scale_takes_about_what_was_planned(shell):
     assert 0.7 < found["added"] / found["planned"] < 1.6
 
 
-def test_an_unknown_section_is_named_before_anything_runs(shell):
-    done = shell("-m", "benchmarks.distances", "--only=dtw,nothing")
+@pytest.mark.parametrize(("module", "known"), [("distances", "wasserstein"), ("search", "own melodies")])
+def test_an_unknown_section_is_named_before_anything_runs(shell, module, known):
+    done = shell("-m", f"benchmarks.{module}", "--only=nothing")
     assert done.returncode == 2
-    assert "'nothing'" in done.stderr
-    assert "wasserstein" in done.stderr
+    assert "nothing" in done.stderr
+    assert known in done.stderr
 
 
 def test_frames_have_norm_1_and_matched_clips_are_the_closest(data):

@@ -311,4 +311,4 @@ def _log_mean_exp(values, weights, axis):
 def tile_budget(x: dict, y: dict) -> dict[str, int]:
     """The kernel is read twice an iteration: on CPU it is to stay in a core's cache. Kept are both potentials."""
     n, m, itemsize = x["frames"].shape[1], y["frames"].shape[1], x["frames"].dtype.itemsize
-    return dict(pair_bytes=n * m * itemsize, cpu_tile_bytes=2**21, kept_pair_bytes=(n + m) * itemsize)
+    return dict(pair_bytes=n * m * itemsize, cpu_tile_bytes=2**20, kept_pair_bytes=(n + m) * itemsize)

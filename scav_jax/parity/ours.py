@@ -118,9 +118,11 @@ def _add_distance(record, config, name, parameters, given, seen, reference, dtyp
     if name in reference.of("distance") and name in reference.of("loss"):
         matrix = jnp.asarray(reference.of("distance")[name], dtype)
         record.add("loss", **{name: _loss(config.recipe[name].normalization, matrix, log_temperature)})
+    gradients_there = reference.of("gradient", name)
+    if not gradients_there and name not in reference.of("loss"):
+        return
     (loss, _), gradients = _gradient(config, parameters, given)
     record.add("composed", **{name: loss})
-    gradients_there = reference.of("gradient", name)
     if not gradients_there:
         return
     record.add("gradient", name, **convert.to_torch(jax.device_get(gradients)))
