@@ -1,6 +1,6 @@
 """What `python -m scav_jax.parity` finds, kept: the demo's towers, and the paper's.
 
-python -m benchmarks.parity     writes benchmarks/results/parity.md; wants the store of make demo; about 40 minutes
+python -m benchmarks.parity     writes benchmarks/results/parity.md; wants the store of make demo; about 15 minutes
 """
 
 import subprocess
@@ -19,7 +19,6 @@ RESULTS, KEPT = Path("benchmarks/results/parity.md"), Path("runs/parity")
 COMMANDS = {
     "The demo's towers": [],
     "The paper's towers": ["--config=paper", "--steps=0"],
-    "The paper's towers, training": ["--config=paper", "--distances=euclidean", "--batch-size=8"],
 }
 
 

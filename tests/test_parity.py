@@ -227,7 +227,7 @@ def test_another_optimizer_is_found(given, monkeypatch, planted, precision):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_training_runs_overlay_in_float64(given, name):
-    losses, learned = theirs.train(given.config, given.state, given.features, given.order, name, "float64")
+    losses, learned = theirs.train(given.config, given.start, given.features, given.order, name, "float64")
     curve, own = curves.of_ours(given, name, "float64", losses)
     assert curve.agrees
     assert curve.apart < 1e-9
@@ -237,12 +237,12 @@ def test_training_runs_overlay_in_float64(given, name):
 
 def test_an_optimizer_that_differs_later_is_seen_in_the_curve(given, monkeypatch):
     monkeypatch.setattr(theirs, "Optimizer", larger_b2)
-    losses, _ = theirs.train(given.config, given.state, given.features, given.order, "euclidean", "float64")
+    losses, _ = theirs.train(given.config, given.start, given.features, given.order, "euclidean", "float64")
     assert not curves.of_ours(given, "euclidean", "float64", losses)[0].agrees
 
 
 def test_float32_curves_are_measured_by_our_own_rounding(given):
-    losses, _ = theirs.train(given.config, given.state, given.features, given.order, "euclidean", "float32")
+    losses, _ = theirs.train(given.config, given.start, given.features, given.order, "euclidean", "float32")
     curve, _ = curves.of_ours(given, "euclidean", "float32", losses)
     assert curve.losses.keys() == {curves.THEIRS, curves.OURS, curves.REVERSED}
     assert 0 < curve.limit < 1e-4
@@ -320,8 +320,9 @@ def test_a_state_that_does_not_fit_is_refused_with_all_names(given):
 def test_a_dump_is_checked_without_torch(shell_environment, tmp_path):
     given = problem.make(small(num_layers=1), workdir=None, batch_size=5, steps=4)
     reference = theirs.make(given.config, given.state, given.inputs, ("cosine",), "float64")
+    reference.add("start", **given.start)
     reference.add("train", order=given.order, **given.features)
-    losses, _ = theirs.train(given.config, given.state, given.features, given.order, "cosine", "float64")
+    losses, _ = theirs.train(given.config, given.start, given.features, given.order, "cosine", "float64")
     reference.add("curve", cosine=losses)
     dump = tmp_path / "ref.npz"
     reference.save(dump)

@@ -91,7 +91,7 @@ def _compare(chosen: argparse.Namespace) -> int:
 def _trained(given: Any, name: str, precision: str) -> Any:
     from scav_jax.parity import curves, theirs
 
-    losses, learned_there = theirs.train(given.config, given.state, given.features, given.order, name, precision)
+    losses, learned_there = theirs.train(given.config, given.start, given.features, given.order, name, precision)
     curve, learned = curves.of_ours(given, name, precision, losses)
     if precision == "float32":
         curves.add_recall(curve, given, learned_there, learned)
@@ -125,9 +125,10 @@ def _dump(chosen: argparse.Namespace) -> int:
     given = _problem(chosen)
     record = theirs.make(given.config, given.state, given.inputs, chosen.distances, precision)
     if chosen.steps:
+        record.add("start", **given.start)
         record.add("train", order=given.order, **given.features)
         for name in chosen.distances:
-            losses, _ = theirs.train(given.config, given.state, given.features, given.order, name, precision)
+            losses, _ = theirs.train(given.config, given.start, given.features, given.order, name, precision)
             record.add("curve", **{name: losses})
     out = chosen.out or Path("ref.npz")
     record.save(out)
@@ -147,7 +148,8 @@ def _check(chosen: argparse.Namespace) -> int:
     train = reference.of("train")
     if chosen.steps and train:
         order = train.pop("order")
-        given = Problem(reference.config, reference.of("parameter"), {}, train, order, None, "")
+        state = reference.of("parameter")
+        given = Problem(reference.config, state, reference.of("start") or state, {}, train, order, None, "")
         precision = reference.about.get("precision", "float32")
         for name, losses in reference.of("curve").items():
             found.append(curves.of_ours(given, name, precision, losses)[0])

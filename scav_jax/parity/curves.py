@@ -55,7 +55,7 @@ class Curve:
 
 def of_ours(problem: Problem, name: str, precision: str, theirs: np.ndarray) -> tuple[Curve, Any]:
     """Ours beside losses of theirs, and the parameters that ours learned."""
-    like = convert.from_torch(problem.state, ours.like(problem.config))
+    like = convert.from_torch(problem.start, ours.like(problem.config))
     losses = {THEIRS: theirs}
     losses[OURS], learned = ours.train(problem.config, like, problem.features, problem.order, name, precision)
     if precision == "float32":

@@ -22,10 +22,12 @@ PERTURBATION = 0.05  # of every parameter: biases begin as zeros and gains as on
 
 @dataclass(frozen=True)
 class Problem:
-    """state: parameters by torch's names; inputs: one batch; features and order (steps, B): batches to train on."""
+    """state: parameters by torch's names; inputs: one batch; start: parameters to train from; features and order
+    (steps, B): batches to train on."""
 
     config: Any
     state: dict[str, np.ndarray]
+    start: dict[str, np.ndarray]
     inputs: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
     order: np.ndarray
@@ -36,13 +38,13 @@ class Problem:
 def make(config: Any, *, workdir: str | None, batch_size: int, steps: int, seed: int = 0) -> Problem:
     """Of a config, or of a trained run and its config. Clips are the store's where there is one, random otherwise.
 
-    Parameters that are not trained are initial ones with normal noise on every number. ValueError: no such run, a
-    config that cannot be run.
+    Parameters of no run are initial ones, with normal noise on every number but where training starts: it would amplify
+    rounding out of all proportion. ValueError: no such run, a config that cannot be run.
     """
-    state = None
+    start = None
     if workdir is not None:
         run = trained.load(files.at(workdir), parallel.make_mesh())
-        config, state = run.config, convert.to_torch(jax.device_get(run.parameters))
+        config, start = run.config, convert.to_torch(jax.device_get(run.parameters))
     config = ConfigDict(config.to_dict())
     config.update(steps=max(2, steps), batch_size=batch_size, micro_batch_size=0, stream_distances=False)
     folder = Path(config.data.store)
@@ -54,12 +56,13 @@ def make(config: Any, *, workdir: str | None, batch_size: int, steps: int, seed:
     configs.check(config)
     frozen = FrozenConfigDict(config)
     rng = np.random.default_rng(seed)
-    if state is None:
-        initial = jax.device_get(training.init(frozen).parameters)
+    if start is None:
+        start = convert.to_torch(jax.device_get(training.init(frozen).parameters))
         state = {
-            name: array if "temperature" in name else array + _noise(rng, array.shape)
-            for name, array in convert.to_torch(initial).items()
+            name: array if "temperature" in name else array + _noise(rng, array.shape) for name, array in start.items()
         }
+    else:
+        state = start
     features, said = _of_store(frozen, store, rng) if store else _random(frozen, rng)
     rows = np.arange(_clips(features))
     if batch_size > len(rows):
@@ -67,7 +70,7 @@ def make(config: Any, *, workdir: str | None, batch_size: int, steps: int, seed:
     order = np.array([rng.permutation(rows)[:batch_size] for _ in range(max(1, steps))])
     inputs = {name: array[order[0]] for name, array in features.items()}
     whose = f"parameters of {workdir}" if workdir else "perturbed initial parameters"
-    return Problem(frozen, state, inputs, features, order, store, f"{said}, {whose}")
+    return Problem(frozen, state, start, inputs, features, order, store, f"{said}, {whose}")
 
 
 def read_config(name: str) -> Any:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from scav_jax import config as configs
 
-KINDS = ("input", "parameter", "activation", "distance", "loss", "gradient", "updated", "train", "curve")
+KINDS = ("input", "parameter", "activation", "distance", "loss", "gradient", "updated", "start", "train", "curve")
 
 
 @dataclass
@@ -26,7 +26,8 @@ class Record:
     Names: "input/visual", "input/visual_mask"; "parameter/NAME" with the names of `convert`; "activation/MODULE", what
     that module of the twin gives back; "distance/NAME" (B, B) of the towers' sequences; "loss/NAME" of that matrix;
     "gradient/DISTANCE/NAME" of that loss in every parameter; "updated/DISTANCE/NAME" after one update with it;
-    "train/visual" (clips, length, D), "train/order" (steps, B) rows of it, "curve/DISTANCE" (steps,) losses.
+    "start/NAME" parameters to train from, "train/visual" (clips, length, D), "train/order" (steps, B) rows of it,
+    "curve/DISTANCE" (steps,) losses.
     """
 
     config: Any
