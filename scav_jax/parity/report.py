@@ -109,7 +109,7 @@ class Report:
             ],
             curve_head=CURVE_HEAD,
             curve_rows=[(curve_cells(curve), curve.agrees) for curve in self.curves],
-            plots=[Markup(svg) for curve in self.curves for svg in _plots(curve)],
+            plots=[(title, Markup(svg)) for curve in self.curves for title, svg in _plots(curve)],
         )
 
 
@@ -134,6 +134,9 @@ def _kinds(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _summary(title: str, rows: list[Row]) -> tuple[str, ...]:
+    verdict = _verdict(all(row.agrees for row in rows))
+    if verdict == "ok" and any(row.excused for row in rows):
+        verdict = "ok, theirs rounds"
     worst = max(rows, key=lambda row: np.inf if np.isnan(row.relative) else row.relative)
     return (
         title,
@@ -141,7 +144,7 @@ def _summary(title: str, rows: list[Row]) -> tuple[str, ...]:
         f"{worst.relative:.1e}",
         worst.name,
         f"{worst.tolerance:g}",
-        _verdict(all(r.agrees for r in rows)),
+        verdict,
     )
 
 
@@ -171,7 +174,7 @@ def _verdict(agrees: bool) -> str:
     return "ok" if agrees else "DIFFERS"
 
 
-def _plots(curve: Curve) -> Iterator[str]:
+def _plots(curve: Curve) -> Iterator[tuple[str, str]]:
     from scav_jax import plots
 
     key = ("cav" if curve.distance == "cosine" else "scav", curve.distance)
@@ -179,7 +182,8 @@ def _plots(curve: Curve) -> Iterator[str]:
         plots.Curve(name, ("", "") if name == THEIRS else key, range(1, len(losses) + 1), losses.tolist(), style)
         for style, (name, losses) in enumerate(curve.losses.items())
     ]
-    yield plots.curves_svg(drawn, title=f"{curve.distance}, {curve.precision}", y_label="loss", markers=False)
+    title = f"{curve.distance}, {curve.precision}"
+    yield title, plots.curves_svg(drawn, title=title, y_label="loss", markers=False)
     reference = curve.losses[THEIRS]
     apart = [
         plots.Curve(f"{name} to theirs", key, drawn[0].steps, list(np.abs(losses / reference - 1)), style)
@@ -187,7 +191,7 @@ def _plots(curve: Curve) -> Iterator[str]:
         if name != THEIRS
     ]
     title = f"{curve.distance}, {curve.precision}: apart"
-    yield plots.curves_svg(apart, title=title, y_label="relative difference", markers=False, log=True)
+    yield title, plots.curves_svg(apart, title=title, y_label="relative difference", markers=False, log=True)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
