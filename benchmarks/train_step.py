@@ -25,12 +25,11 @@ from tqdm import tqdm
 from benchmarks import measure, tables, torch_parts
 from benchmarks.large import peak_bytes
 from benchmarks.measure import Contender, Result
-from benchmarks.tables import Table
+from benchmarks.tables import NONE, Table
 from configs import base
 from scav_jax import config as configs
 from scav_jax import parallel, plan, training
 from scav_jax.distances import options, pairwise
-from scav_jax.models.encoder import check_config
 
 RESULTS = Path("benchmarks/results/train_step.md")
 CONTENDERS = ("ours", "eager", "compiled")
@@ -63,7 +62,6 @@ def config(name: str, clips: int, sizes: Sizes) -> Any:
         tower.update(feature_width=width, num_layers=sizes.layers, dropout=0.0, scan_layers=False)
         if sizes.width != tower.width:
             tower.update(width=sizes.width, mlp_width=16, ffn_width=16, num_heads=2)
-        check_config(tower)
     return found
 
 
@@ -238,9 +236,6 @@ def steps_table(sizes: Sizes) -> Table:
             table.notes.append(f"{name}, {clips} clips: {result.note}")
         tqdm.write(" | ".join(table.rows[-1]), file=sys.stderr)
     return table
-
-
-NONE = tables.NONE
 
 
 def _peak(who: str, name: str, clips: int) -> float:

@@ -111,8 +111,9 @@ def _pairs(reference: Record, ours: Record) -> Iterator[tuple[str, str, np.ndarr
     activations, composed = reference.of("activation"), ours.of("composed")
     for name, array in ours.of("activation").items():
         yield "module", name, *_valid(reference, name, activations[name], array), 0.0
-    for name in composed.keys() & activations.keys():
-        yield "towers", name, *_valid(reference, name, activations[name], composed[name]), 0.0
+    for name, array in composed.items():
+        if name in activations:
+            yield "towers", name, *_valid(reference, name, activations[name], array), 0.0
     for kind in ("distance", "loss"):
         theirs = reference.of(kind)
         for name, array in ours.of(kind).items():
