@@ -57,7 +57,7 @@ test: $(VENV)/.test $(VENV)/libtpu $(VENV)/references
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not heavy" --numprocesses=auto --dist=loadfile
 
-test-heavy: $(VENV)/.test $(VENV)/libtpu $(VENV)/references
+test-heavy: $(VENV)/.bench $(VENV)/libtpu $(VENV)/references
 	$(BIN)/python -m pytest -m heavy --numprocesses=auto --dist=loadfile
 
 bench: $(VENV)/.bench $(VENV)/libtpu $(VENV)/references demo
