@@ -2,6 +2,7 @@
 
 python -m benchmarks.search     writes benchmarks/results/search.md; wants runs/demo (make demo); about an hour
 python -m benchmarks.search --only="own melodies,ragged"     some sections, in the file too
+python -m benchmarks.search --only="own melodies" --distance=wasserstein     of the searches one distance's rows
 python -m benchmarks.search --quick     300 clips, to stdout only
 """
 
@@ -167,7 +168,7 @@ GALLERIES = {
 }
 
 
-def search_table(title: str, quick: bool) -> Table:
+def search_table(title: str, quick: bool, distance: str = "") -> Table:
     name, size, what = GALLERIES[title]
     size = 300 if quick else size
     gallery = demo_gallery(name, size)
@@ -181,7 +182,8 @@ def search_table(title: str, quick: bool) -> Table:
         f"clips below the bound than were computed, by brute force ({BATCH} queries).",
     )
     targets = title == "own melodies"
-    for case in tqdm(cases(quick) if targets else short_cases(quick), desc=title, unit="case"):
+    planned = [case for case in (cases if targets else short_cases)(quick) if distance in ("", case.name)]
+    for case in tqdm(planned, desc=title, unit="case"):
         table.rows += [searched(case, gallery, direction, targets) for direction in ("v2a", "a2v")]
     return table
 
@@ -285,7 +287,7 @@ def index_table(quick: bool) -> Table:
     return table
 
 
-SECTIONS: dict[str, Callable[[bool], Table]] = {
+SECTIONS: dict[str, Callable[..., Table]] = {
     "evaluation": evaluation_table,
     "sizes": sizes_table,
     "index": index_table,
@@ -297,18 +299,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, to stdout only")
     parser.add_argument("--only", help=f"sections, by commas, of {', '.join(SECTIONS)}")
+    parser.add_argument("--distance", default="", help="of the sections of searches, with --only: its rows alone")
     chosen = parser.parse_args()
     names = chosen.only.split(",") if chosen.only else list(SECTIONS)
     if unknown := sorted({*names} - {*SECTIONS}):
         parser.error(f"--only: expected some of {', '.join(SECTIONS)}, got {unknown[0]}")
     sections = written() if chosen.only else {}
     for name in names:
-        table = SECTIONS[name](chosen.quick)
-        sections[table.title] = table.markdown()
-        print(sections[table.title])
+        options = {"distance": chosen.distance} if name in GALLERIES else {}
+        table = SECTIONS[name](chosen.quick, **options)
+        new = table.markdown()
+        sections[table.title] = merged(sections[table.title], new) if chosen.distance and not chosen.quick else new
+        print(new)
     if not chosen.quick:
         head = f"# Search\n\nCommand: `python -m benchmarks.search`. {measure.hardware()}\n"
         RESULTS.write_text("\n".join([head, *sections.values()]))
+
+
+def merged(old: str, new: str) -> str:
+    """The old section with the rows of the new one in place of those of the same case."""
+
+    def case(line):
+        return tuple(cell.strip() for cell in line.split("|")[1:4])
+
+    fresh = {case(line): line for line in new.splitlines() if line.startswith("|")}
+    return "\n".join(fresh.get(case(line), line) for line in old.splitlines()) + "\n"
 
 
 def written() -> dict[str, str]:

@@ -109,14 +109,14 @@ def marginal_error(
     return jnp.max(_of_transport(wasserstein.marginal_error_block, x, y, x_mask, y_mask, **options))
 
 
-def first_potential(
+def first_dual(
     x: XSequences, y: YSequences, x_mask: XMasks | None = None, y_mask: YMasks | None = None, **options
 ) -> Distances:
     """What pairwise("wasserstein", ...) of the same arguments, not debiased, is never below, at a fraction of the cost.
 
-    The dual after half of the first iteration. Unlike later ones it never falls where a ground cost grows.
+    The dual after one iteration, which every later one raises; less than it where exponentials would underflow.
     """
-    return _of_transport(wasserstein.first_potential_block, x, y, x_mask, y_mask, **options)
+    return _of_transport(wasserstein.first_dual_block, x, y, x_mask, y_mask, **options)
 
 
 def _of_transport(block, x, y, x_mask, y_mask, *, tile_size=None, **options):
