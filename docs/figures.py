@@ -23,7 +23,6 @@ from scav_jax.distances import alignment, marginal_error, pairwise
 from scav_jax.plots import COLOURS
 
 DOCS = Path(__file__).parent
-PAGE, FOLDER = DOCS / "concepts.md", DOCS / "figures"
 INK, MUTED, PAPER = "#1f2430", "#6b7280", "#ffffff"
 POSITIVE, NEGATIVE = COLOURS["scav", "dtw"], "#cfe3f5"
 DISTANCES = {
@@ -116,8 +115,9 @@ def epsilon() -> tuple[Figure, Rows]:
         plan = np.asarray(alignment("wasserstein", turn, turn, epsilon=value))
         panel = matched(figure, (1, 3, place + 1), turn, turn, plan)
         panel.set_title(f"epsilon {value:g}: {spread(plan)} steps a frame", loc="left")
-        error = marginal_error(turn[None], turn[None], epsilon=value)
-        rows.append((f"{value:g}", spread(plan), number(distance("wasserstein", turn, turn, epsilon=value)), small(error)))
+        own = number(distance("wasserstein", turn, turn, epsilon=value))
+        error = small(marginal_error(turn[None], turn[None], epsilon=value))
+        rows.append((f"{value:g}", spread(plan), own, error))
     return figure, rows
 
 
@@ -173,12 +173,13 @@ def gradient_rows() -> Rows:
     by_parts = jax.jit(lambda batch: training.gradient(micro, parameters, batch, None))
     parts = [whole(jax.tree.map(lambda leaf, i=i: leaf[4 * i : 4 * i + 4], batch)) for i in range(4)]
     averaged = jax.tree.map(lambda *leaves: sum(leaves) / 4, *parts)
-    (_, exact) = whole(batch)
+    _, exact = whole(batch)
     rows: Rows = [("16 clips as", "negatives a positive", "loss", "gradient apart from that of one batch")]
     labels = "one batch", "one batch, `micro_batch_size=4`", "four batches of 4, averaged"
     for label, count, found in zip(labels, (15, 15, 3), (whole(batch), by_parts(batch), averaged), strict=True):
         (loss, _), gradient = found
-        rows.append((label, str(count), number(loss), small(norm(jax.tree.map(jnp.subtract, gradient, exact)) / norm(exact))))
+        apart = norm(jax.tree.map(jnp.subtract, gradient, exact)) / norm(exact)
+        rows.append((label, str(count), number(loss), small(apart)))
     return rows
 
 
@@ -239,24 +240,28 @@ def tables(page: str) -> dict[str, str]:
     return dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", page, re.DOTALL))
 
 
-def write(name: str, folder: Path, dpi: int = 160) -> str:
+def write(name: str, folder: Path) -> str:
     """Draws one figure to folder/NAME.png, which also holds its table as text, and returns the table."""
     style = {"font.size": 9, "axes.titlesize": 9, "text.color": INK, "axes.labelcolor": MUTED, "axes.titlecolor": INK}
     with matplotlib.rc_context(style):
         figure, rows = FIGURES[name]()
-        figure.savefig(folder / f"{name}.png", dpi=dpi, metadata={"Description": table(rows), "Software": None})
+        figure.savefig(folder / f"{name}.png", dpi=160, metadata={"Description": table(rows), "Software": None})
     return table(rows)
 
 
-def main(names: Sequence[str]) -> None:
-    page = PAGE.read_text()
-    FOLDER.mkdir(exist_ok=True)
+def main(names: Sequence[str], out: Path) -> None:
+    page = (DOCS / "concepts.md").read_text()
+    (out / "figures").mkdir(parents=True, exist_ok=True)
     for name in names:
-        page = page.replace(tables(page)[name], write(name, FOLDER))
-    PAGE.write_text(page)
+        page = page.replace(tables(page)[name], write(name, out / "figures"))
+    (out / "concepts.md").write_text(page)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(FIGURES), choices=[*FIGURES], metavar="NAME")
-    main(parser.parse_args().names)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(FIGURES)}; all unless given")
+    parser.add_argument("--out", type=Path, default=DOCS, help="the folder of concepts.md and figures/")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(FIGURES):
+        parser.error(f"expected some of {', '.join(FIGURES)}, got {', '.join(sorted(unknown))}")
+    main(arguments.names or list(FIGURES), arguments.out)
