@@ -46,7 +46,7 @@ def definitions(node: ast.Module | ast.ClassDef) -> Iterator[Definition]:
 
 def index(pages: dict[str, str]) -> str:
     """The first page: what is public, and every module with the beginning of its docstring. pages: module -> link."""
-    rows = [f"| [`{name}`]({pages[name]}) | {first_sentence(path)} |" for name, path in modules().items()]
+    rows = [f"| [{_literal(name)}]({pages[name]}) | {first_sentence(path)} |" for name, path in modules().items()]
     rule = (__doc__ or "").partition("\n\n")[2]
     return "\n".join(["# Reference", "", prose(rule), "", "| module | what it holds |", "|---|---|", *rows, ""])
 
@@ -109,4 +109,4 @@ def _literal(text: str) -> str:
     for sign, entity in {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "~": "&#126;"}.items():
         text = text.replace(sign, entity)
     text = re.sub(r"([\\*_\[\]{}#!])", r"\\\1", text)
-    return re.sub(r"^([-+]|\d+\.)(?= )", r"\\\1", text, flags=re.MULTILINE)
+    return re.sub(r"^(\d*)([-+.])", r"\1\\\2", text, flags=re.MULTILINE)
