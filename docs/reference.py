@@ -94,13 +94,21 @@ def first_sentence(path: Path) -> str:
 
 
 def prose(docstring: str) -> str:
-    """Markdown that shows a docstring as it is written: backticks, blank lines and indented blocks mean something."""
+    """Markdown that shows a docstring as it is written: backticks, blank lines, indents and Args: mean something."""
     return "\n\n".join(map(_paragraph, docstring.split("\n\n")))
 
 
 def _paragraph(text: str) -> str:
-    if any(line.startswith(" ") for line in text.splitlines()):
+    heading, _, rest = text.partition("\n")
+    if heading in ("Args:", "Raises:"):
+        items = re.sub(r"\n    +", " ", rest).splitlines()
+        return f"{heading}\n\n" + "\n".join(f"- {_inline(item.strip())}" for item in items)
+    if re.search("^ ", text, re.MULTILINE):
         return f"```text\n{text}\n```"
+    return _inline(text)
+
+
+def _inline(text: str) -> str:
     pieces = re.split(r"(`[^`]*`)", text)
     return "".join(piece if piece.startswith("`") else _literal(piece) for piece in pieces)
 
