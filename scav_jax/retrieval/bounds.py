@@ -24,9 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from scav_jax.distances import first_potential, ground, pairwise
+from scav_jax.distances import dtw, first_potential, ground, pairwise, wasserstein
 from scav_jax.distances.euclidean import apply_weights, grid_weights
-from scav_jax.distances.wasserstein import append_position
 from scav_jax.shapes import Distances, Masks, Sequences, full_mask
 
 NAMES = ("euclidean", "dtw", "wasserstein")
@@ -142,7 +141,7 @@ def lower_bounds(name: str, x: Reduced, y: Reduced, x_facts: Facts, y_facts: Fac
     return values - scale * (SLACK if options.get("precision", "float32") == "float32" else _BFLOAT16_SLACK)
 
 
-_GAMMA, _EPSILON = 0.1, 0.1  # dtw's and wasserstein's defaults
+_GAMMA, _EPSILON = dtw.OPTIONS["gamma"], wasserstein.OPTIONS["epsilon"]
 _BFLOAT16_SLACK = 1e-2
 
 
@@ -157,7 +156,7 @@ def _with_position(clips, mask, seen, *, unit_norm=False, cost="sqeuclidean", po
     """Wasserstein's frames reduced, the position beside them as it is."""
     width = clips.shape[2]
     clips = _clean(clips, mask, unit_norm=unit_norm)
-    clips = append_position(clips, full_mask(clips) if mask is None else mask, position_weight)
+    clips = wasserstein.append_position(clips, full_mask(clips) if mask is None else mask, position_weight)
     clips = ground.unit_norm(clips) if cost == "cosine" else clips
     frames = reduced(clips[:, :, :width] - seen.centre[None, None], seen.directions)
     return jnp.concatenate([frames, clips[:, :, width:]], axis=2)
