@@ -1,5 +1,4 @@
-"""The demo's harder sibling.
-"""
+"""The demo's harder sibling."""
 
 from ml_collections import ConfigDict
 

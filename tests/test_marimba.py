@@ -189,7 +189,9 @@ def test_a_clip_is_one_h264_and_one_aac_stream_of_four_seconds(marimba):
         with av.open(str(path)) as container:
             assert [stream.codec_context.name for stream in container.streams] == ["h264", "aac"]
             for stream in container.streams:
-                assert float(stream.duration * stream.time_base) == pytest.approx(score.DEMO.clip_s, abs=0.065)  # AAC packet
+                assert float(stream.duration * stream.time_base) == pytest.approx(
+                    score.DEMO.clip_s, abs=0.065
+                )  # AAC packet
 
 
 @pytest.fixture(scope="module")

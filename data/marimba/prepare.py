@@ -41,8 +41,8 @@ def prepare(
 ) -> None:
     """Renders, extracts and packs the world that (difficulty, seed, scale) stand for, where it is not there yet.
 
-    out: the folder of world/ and store/ (None: the difficulty's of ROOTS). extractor: LIGHT, or NETWORKS with these files of weights, random where there is none. ValueError where `out` holds
-    another world, or where a stage fails.
+    out: the folder of world/ and store/ (None: the difficulty's of ROOTS). extractor: LIGHT, or NETWORKS with these
+    files of weights, random where there is none. ValueError where `out` holds another world, or where a stage fails.
     """
     # One process a core: BLAS threads on top of them only fight for the cores. The workers inherit it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -89,7 +89,9 @@ def _prepare(
     num_workers: int,
 ) -> None:
     world = out / "world"
-    print(f"marimba: rendering {len(clips)} clips of {clips[0].difficulty.clip_s:g} s into {world / 'media'}", flush=True)
+    print(
+        f"marimba: rendering {len(clips)} clips of {clips[0].difficulty.clip_s:g} s into {world / 'media'}", flush=True
+    )
     render(clips, world, seed, num_workers)
     print("marimba: extracting features", flush=True)
     report = extract(

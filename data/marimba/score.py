@@ -156,7 +156,11 @@ def _group(
     if subset == "":
         onsets = _rhythm(rng, difficulty)
         return [
-            (_bars(rng, difficulty), onsets, _desynchronised(rng, onsets, rng.choice(["", "lag", "drift"], p=[0.7, 0.15, 0.15])))
+            (
+                _bars(rng, difficulty),
+                onsets,
+                _desynchronised(rng, onsets, rng.choice(["", "lag", "drift"], p=[0.7, 0.15, 0.15])),
+            )
         ]
     onsets = _rhythm(rng, difficulty, unseen=subset == "unseen")
     return [(bars, onsets, _desynchronised(rng, onsets, subset)) for bars in _orders(rng, _bars(rng, difficulty), size)]
