@@ -53,6 +53,7 @@ def run(main: Callable[[], None], memory_remedy: str, unknown_key: Callable[[str
 
 
 def fail(message: str, code: int) -> None:
+    """Ends the program with exit status `code`, after one line "error: ..." to standard error."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(code)
 

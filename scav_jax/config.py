@@ -130,6 +130,7 @@ def save(config: Any, path: files.AnyPath) -> None:
 
 
 def load(path: files.AnyPath) -> FrozenConfigDict:
+    """The config that `save` wrote, frozen."""
     return FrozenConfigDict(json.loads(path.read_text()))
 
 

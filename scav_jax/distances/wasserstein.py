@@ -145,6 +145,7 @@ def append_position(frames, mask, weight):
 
 
 def check_options(*, epsilon, num_iterations, cost, position_weight, debiased, solver) -> None:
+    """A value of OPTIONS that cannot be is a ValueError that names the option."""
     check_at_least("epsilon", epsilon, 0, exclusive=True)
     check_count("num_iterations", num_iterations)
     check_choice("cost", cost, ground.COSTS)

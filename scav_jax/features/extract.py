@@ -249,6 +249,7 @@ def _write_skipped(path: Path, bad: Mapping[str, tuple[Path, str]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; its exit status, as --help lists them."""
     parser = argparse.ArgumentParser(
         prog="python -m scav_jax.features.extract",
         description=__doc__.splitlines()[0],
