@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from scav_jax import cli, evaluation, files, frontier, galleries, parallel, processes, protocol, trained
 from scav_jax import config as configs
+from scav_jax.diagnosis import EVALUATION_REMEDY, sequence_behind
 from scav_jax.distances import DISTANCES
 from scav_jax.features.staging import open_staged
 from scav_jax.metrics import bootstrap_interval, ranks
@@ -123,6 +124,8 @@ def evaluate(workdir: files.AnyPath, what: What) -> list[dict]:
         ]
     if not processes.is_first():
         return results
+    if line := sequence_behind(evaluation.sequence_gain(config, rankings, facts)):
+        print(line)
 
     folder = workdir / "eval"
     # Gone first and back last, whole: the file says that all of the folder belongs together.
@@ -220,4 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, EVALUATION_REMEDY)

@@ -9,7 +9,6 @@ On several hosts every one starts the same command. SIGTERM saves a checkpoint a
 import sys
 import zlib
 from contextlib import closing
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -23,6 +22,7 @@ from scav_jax import config as configs
 from scav_jax import plan as plans
 from scav_jax.batches import Batches, own_clips, resident_bytes
 from scav_jax.checkpoint import Checkpoints
+from scav_jax.diagnosis import TRAINING_REMEDY, Diagnosis
 from scav_jax.features.staging import open_staged
 from scav_jax.features.store import Store, read_ledger
 from scav_jax.logs import MetricsWriter, NoWriter
@@ -79,6 +79,12 @@ def loop(config, workdir: files.AnyPath, mesh, store: Store, batches: Batches, s
     writing = closing(MetricsWriter(workdir, start) if first else NoWriter())
     with writing as writer, progress as bar, closing(processes.Watchdog()) as watchdog:
         say = bar.write if first else lambda _: None
+        diagnosis = Diagnosis(config, configs.trained_with(config), writer.earlier)
+
+        def log(step, row):
+            for line in diagnosis.lines(writer.write(step, row)):
+                say(line)
+
         for step in range(start + 1, config.steps + 1):
             with clock.input():
                 positions, batch = next(batches)
@@ -87,14 +93,16 @@ def loop(config, workdir: files.AnyPath, mesh, store: Store, batches: Batches, s
             if step % config.log_every_steps == 0 or step == 1 or last:
                 _stop_if_diverged(state, train_ids[positions])
                 metrics, order = jax.device_get(metrics), train_ids[parallel.gather(parallel.spread(positions, mesh))]
-                writer.write(step, {**metrics, "ids_crc32": zlib.crc32("\n".join(order).encode()), **clock.row()})
-                bar.set_postfix_str(f"loss {float(metrics['loss']):.3f}", refresh=False)
+                row = {**metrics, "ids_crc32": zlib.crc32("\n".join(order).encode()), **clock.row()}
+                log(step, row)
+                loss, share = (float(metrics[key]) for key in ("loss", "loss_over_chance"))
+                bar.set_postfix_str(f"loss {loss:.3f}, {share:.2f} of chance", refresh=False)
             if step % eval_every == 0 or last:
                 with clock.aside(state):
                     split = config.data.val_split
                     encoded = evaluation.encode_split(config, encoder, mesh, state.parameters, store, split)
                     scores = evaluation.quick_metrics(config, encoded, mesh, store.facts(split))
-                writer.write(step, scores)
+                log(step, scores)
                 recalls = ", ".join(f"{d} {scores[f'eval_{d}_R@1']:.1f}" for d in evaluation.DIRECTIONS)
                 say(f"step {step}: {config.data.val_split} R@1 {recalls} %")
             stop = stop_request.at(step) and not last
@@ -125,9 +133,8 @@ def plan(config) -> str:
 
 
 def open_data(config, mesh) -> Store:
-    """The config's store. The demo's is made where it is missing: it is the one that needs no download."""
-    if config.data.store == marimba.STORE and not Path(marimba.STORE).exists():
-        marimba.prepare()
+    """The config's store. A marimba's is made where it is missing: it needs no download."""
+    marimba.prepare_missing(config.data.store)
     section = config.data
     ledger = read_ledger(files.at(section.store))
     check_ledger(config, ledger)
@@ -192,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, unknown_key=lambda key: configs.unknown_key(key, base.get_config()))
+    cli.run(main, TRAINING_REMEDY, unknown_key=lambda key: configs.unknown_key(key, base.get_config()))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from scav_jax import files
+from scav_jax import diagnosis, files
 from scav_jax.config import ConfigError
 from scav_jax.features.checks import FeatureError
 from scav_jax.features.media import MediaError
@@ -14,9 +14,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs:/
 USAGE, BAD_DATA = 2, 1
 
 
-def run(main: Callable[[], None], unknown_key: Callable[[str], str] = lambda _: "") -> None:
+def run(main: Callable[[], None], memory_remedy: str, unknown_key: Callable[[str], str] = lambda _: "") -> None:
     """Parses the flags, then calls `main`. Wrong flags or config exit with 2, wrong data with 1, each with one line.
 
+    memory_remedy: what to change where the devices' memory does not suffice, which exits with 1.
     unknown_key: the message for a --config key that no config has, "" for one that is known.
     """
 
@@ -41,6 +42,8 @@ def run(main: Callable[[], None], unknown_key: Callable[[str], str] = lambda _: 
         except (FeatureError, MediaError, ValueError, OSError, ImportError) as error:
             fail(str(error), BAD_DATA)
         except Exception as error:
+            if line := diagnosis.out_of_memory(error, memory_remedy):
+                fail(line, BAD_DATA)
             if not files.is_bucket_error(error):
                 raise
             fail(f"the bucket: {_first_line(error)}", BAD_DATA)
@@ -50,6 +53,7 @@ def run(main: Callable[[], None], unknown_key: Callable[[str], str] = lambda _: 
 
 
 def fail(message: str, code: int) -> None:
+    """Ends the program with exit status `code`, after one line "error: ..." to standard error."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(code)
 

@@ -17,14 +17,13 @@ from scav_jax.config import trained_with
 from scav_jax.features.pipeline import Batch, eval_batches
 from scav_jax.features.store import Facts, Store
 from scav_jax.metrics import average_precision, bootstrap_interval, ranks, retrieval_metrics
-from scav_jax.protocol import subsets
+from scav_jax.protocol import ALL, subsets
 from scav_jax.retrieval import order_free
 from scav_jax.retrieval.clips import Clips
 from scav_jax.retrieval.ranking import hybrid_distances
-from scav_jax.retrieval.search import Searcher
+from scav_jax.retrieval.search import MODES, Searcher
 
 DIRECTIONS = ("v2a", "a2v")
-MODES = ("aggregate", "sequence", "hybrid", "exact")
 
 Encoded = dict[str, tuple[np.ndarray, np.ndarray | None]]  # (sequences (G, length, d), mask) of each modality
 Encoder = Callable[[dict[str, Any], dict[str, Any]], dict[str, tuple]]
@@ -177,7 +176,7 @@ def sides(config: Any, queries: Encoded, gallery: Encoded, direction: str) -> tu
 
 def searcher(config: Any, name: str, gallery: Clips, direction: str, mesh: Mesh) -> Searcher:
     """Of a gallery, by the config's options of a distance."""
-    options = {key: value for key, value in distances.options(name, config.distance).items() if key != "tile_size"}
+    options = distances.definition(name, config.distance)
     return Searcher(name, gallery, queries_are="x" if direction == "v2a" else "y", mesh=mesh, **options)
 
 
@@ -195,7 +194,7 @@ def _matrix(config, name, queries, gallery, direction, mesh):
 
 def score(ranking: Ranking, facts: Facts) -> dict[str, Any]:
     """One row of metrics.json: recalls in percent, R@1 with its interval, with labels mAP of clips of one class."""
-    groups = np.where(facts.groups == "", facts.ids, facts.groups)[ranking.members]
+    groups = facts.families[ranking.members]
     hits = 100.0 * (ranks(ranking.distances) == 1)
     low, high = bootstrap_interval(hits[None], groups)
     metrics = retrieval_metrics(ranking.distances)
@@ -211,13 +210,39 @@ def score(ranking: Ranking, facts: Facts) -> dict[str, Any]:
 def quick_metrics(config: Any, encoded: Encoded, mesh: Mesh, facts: Facts) -> dict[str, float]:
     """The training log's evaluation: the whole split, ranked the way the method is meant to rank."""
     mode = "aggregate" if config.method == "cav" else "sequence"
+    whole = replace(facts, subsets=np.full(len(facts.ids), ""))
+    rankings = list(rank(config, encoded, mesh, whole, Asked(tuple(dict.fromkeys(("aggregate", mode))))))
     metrics: dict[str, float] = {}
-    for ranking in rank(config, encoded, mesh, replace(facts, subsets=np.full(len(facts.ids), "")), Asked((mode,))):
-        scores = retrieval_metrics(ranking.distances)
-        metrics |= {f"eval_{ranking.direction}_{key}": value for key, value in scores.items()}
+    for ranking in rankings:
+        if ranking.mode == mode:
+            scores = retrieval_metrics(ranking.distances)
+            metrics |= {f"eval_{ranking.direction}_{key}": value for key, value in scores.items()}
     if trained_with(config) == "wasserstein":
         metrics["eval_marginal_error"] = marginal_error(config, encoded)
-    return metrics
+    return metrics | sequence_gain(config, rankings, facts)
+
+
+def sequence_gain(config: Any, rankings: Sequence[Ranking], facts: Facts) -> dict[str, float]:
+    """R@1 by sequence less R@1 by aggregate, in percent, and its interval: the whole split, mean of the directions.
+
+    By the distance trained with, paired by query. Nothing for CAV, which is not meant to gain, and where one of the two
+    modes was not ranked.
+    """
+    hits = {
+        name: [100.0 * (ranks(found.distances) == 1) for found in rankings if _is(found, mode, name)]
+        for mode, name in (("sequence", config.distance.name), ("aggregate", "cosine"))
+    }
+    by_sequence, by_aggregate = hits.values()
+    if config.method == "cav" or not by_sequence or not by_aggregate:
+        return {}
+    gain = np.mean(by_sequence, axis=0) - np.mean(by_aggregate, axis=0)
+    low, high = bootstrap_interval(gain[None], np.where(facts.groups == "", facts.ids, facts.groups))
+    key = "eval_sequence_gain"
+    return {key: float(gain.mean()), f"{key}_low": low, f"{key}_high": high}
+
+
+def _is(ranking: Ranking, mode: str, distance: str) -> bool:
+    return (ranking.subset, ranking.mode, ranking.distance) == (ALL, mode, distance)
 
 
 def alignments(config: Any, encoded: Encoded, name: str, query: int, others: np.ndarray) -> list[list[list[int]]]:

@@ -37,6 +37,7 @@ def at(name: str | os.PathLike[str]) -> AnyPath:
 
 
 def in_bucket(path: AnyPath) -> bool:
+    """Whether the path is one of Google Cloud Storage, gs://."""
     return not isinstance(path, Path) and str(path).startswith("gs://")
 
 

@@ -181,12 +181,14 @@ def tick_places(duration_s: float, width: int) -> list[tuple[float, int]]:
 
 
 def font(size: int) -> Any:
+    """Pillow's own font, `size` pixels high: the same picture on every machine."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
 def encode_picture(picture: Any, image_format: str) -> bytes:
+    """The bytes of a file: JPEG of quality 82, any other of Pillow's formats optimised."""
     buffer = io.BytesIO()
     picture.save(buffer, image_format, **({"quality": 75} if image_format == "JPEG" else {"optimize": True}))
     return buffer.getvalue()

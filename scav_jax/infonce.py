@@ -123,6 +123,7 @@ def shift_and_scale(moments: Moments, normalization: str) -> tuple[Array, Array]
 
 
 def normalized(distances: Array, shift: Array, scale: Array) -> Array:
+    """(distances - shift) / scale; where the scale is 0, 0."""
     return _divide(distances - shift, scale)
 
 

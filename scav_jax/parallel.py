@@ -92,6 +92,7 @@ def on_every_device(step: Callable, mesh: Mesh, *, results_are_spread: bool = Fa
 
 
 def size(axis_name: str | None) -> int:
+    """Devices along the axis; 1 without one."""
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 

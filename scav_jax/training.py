@@ -4,6 +4,7 @@ The same step serves one device and, with axis_name, every device of a mesh axis
 the device's own clips, parameters and results are the same on all.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -164,7 +165,9 @@ def train_step(
         finite, partial(update, config), lambda *kept: kept[:2], state.parameters, state.optimizer_state, gradients
     )
     skipped = jnp.where(finite, 0, state.skipped + 1)
-    metrics = {"loss": value, "grad_norm": norm, "learning_rate": learning_rate(config)(state.step), **metrics}
+    chance = math.log(own * parallel.size(axis_name))  # the loss where all similarities are equal
+    metrics = {"loss": value, "loss_over_chance": value / chance, "grad_norm": norm, **metrics}
+    metrics["learning_rate"] = learning_rate(config)(state.step)
     return TrainState(state.step + 1, parameters, optimizer_state, skipped), metrics
 
 

@@ -25,7 +25,7 @@ def pair_alignment(
 
 
 def check_options() -> None:
-    pass
+    """Nothing to check: it has no options of its own."""
 
 
 def prepare(

@@ -112,6 +112,7 @@ def pair_alignment(
 
 
 def check_options(*, gamma, cost, normalize, debiased) -> None:
+    """A value of OPTIONS that cannot be is a ValueError that names the option."""
     check_at_least("gamma", gamma, 0)
     check_choice("cost", cost, ground.COSTS)
     check_bool("normalize", normalize)

@@ -77,6 +77,7 @@ def pair_alignment(
 
 
 def check_options(*, resample, squared) -> None:
+    """A value of OPTIONS that cannot be is a ValueError that names the option."""
     if resample not in ("x_to_y", "y_to_x"):
         if isinstance(resample, str):
             raise ValueError(f"resample: expected x_to_y, y_to_x or a number of positions, got {resample!r}")

@@ -39,6 +39,11 @@ def options(name: str, section) -> dict[str, Any]:
     Takes what `name` knows and leaves out what only other distances know; a key that none knows is a ValueError.
     tile_size 0 stands for None, and a number of positions may come as text ("32"): flags and configs hold one type.
     """
+    return {"tile_size": section.get("tile_size") or None, **definition(name, section)}
+
+
+def definition(name: str, section) -> dict[str, Any]:
+    """`options` but tile_size, which says how the distance is computed and not which it is."""
     known = {"name", "tile_size"}.union(*(option_names(other) for other in DISTANCES))
     unknown = sorted(set(section) - known)
     if unknown:
@@ -47,7 +52,7 @@ def options(name: str, section) -> dict[str, Any]:
     if isinstance(chosen.get("resample"), str) and chosen["resample"].isdecimal():
         chosen["resample"] = int(chosen["resample"])
     _check_options(name, chosen)
-    return {"tile_size": section.get("tile_size") or None, **chosen}
+    return chosen
 
 
 def can_be_negative(name: str, **options) -> bool:
@@ -109,14 +114,14 @@ def marginal_error(
     return jnp.max(_of_transport(wasserstein.marginal_error_block, x, y, x_mask, y_mask, **options))
 
 
-def first_potential(
+def first_dual(
     x: XSequences, y: YSequences, x_mask: XMasks | None = None, y_mask: YMasks | None = None, **options
 ) -> Distances:
     """What pairwise("wasserstein", ...) of the same arguments, not debiased, is never below, at a fraction of the cost.
 
-    The dual after half of the first iteration. Unlike later ones it never falls where a ground cost grows.
+    The dual after one iteration, which every later one raises; less than it where exponentials would underflow.
     """
-    return _of_transport(wasserstein.first_potential_block, x, y, x_mask, y_mask, **options)
+    return _of_transport(wasserstein.first_dual_block, x, y, x_mask, y_mask, **options)
 
 
 def _of_transport(block, x, y, x_mask, y_mask, *, tile_size=None, **options):

@@ -32,6 +32,8 @@ OPTIONS: dict = {
 
 # Of the logarithms of scalings, before they are absorbed: two of them and a kernel's entry stay in float32.
 _SCALINGS = 33
+# Times any weight still a normal float32.
+_LEAST_SHARE = 1e-30
 # y's frames are the rows of the kernel's products: on CPU whole vectors of them take half the time.
 _LANES = 8
 
@@ -143,6 +145,7 @@ def append_position(frames, mask, weight):
 
 
 def check_options(*, epsilon, num_iterations, cost, position_weight, debiased, solver) -> None:
+    """A value of OPTIONS that cannot be is a ValueError that names the option."""
     check_at_least("epsilon", epsilon, 0, exclusive=True)
     check_count("num_iterations", num_iterations)
     check_choice("cost", cost, ground.COSTS)
@@ -200,11 +203,21 @@ def marginal_error_block(x: dict, y: dict, *, epsilon, num_iterations, cost, sol
     return errors.reshape(len(x["frames"]), len(y["frames"]))
 
 
-def first_potential_block(x: dict, y: dict, *, epsilon, cost, precision: str, **_) -> Distances:
-    """Of each pair, the mean of y's potential after its first update: a dual that every later one is above."""
+def first_dual_block(x: dict, y: dict, *, epsilon, cost, precision: str, **_) -> Distances:
+    """Of each pair the dual after one iteration, out of one exponential a cell.
+
+    y's potential is the nearest cost less a logarithm of shares exp((nearest - C) / epsilon) <= 1, and what x's sums
+    are these shares again. One that is smaller counts as _LEAST_SHARE, which lowers the dual.
+    """
+    a, b = x["weights"], y["weights"]
     costs = ground.cost_block(x["frames"], y["frames"], cost, precision)
-    g = -epsilon * _log_mean_exp(-costs / epsilon, x["weights"][:, :, None, None], axis=1)
-    return jnp.sum(y["weights"][None] * g, axis=2)
+    nearest = jnp.min(costs, axis=1)
+    shares = exp2((nearest[:, None] - costs) * (math.log2(math.e) / epsilon))
+    shares = jnp.maximum(shares, _LEAST_SHARE)
+    sums = jnp.einsum("xn,xnym->xym", a, shares, precision="highest")
+    rows = jnp.einsum("xym,xnym->xny", b[None] / sums, shares, precision="highest")
+    f, g = -epsilon * jnp.log(rows), nearest - epsilon * jnp.log(sums)
+    return jnp.einsum("xn,xny->xy", a, f, precision="highest") + jnp.sum(b[None] * g, axis=2)
 
 
 def _problems(x, y, cost, precision):

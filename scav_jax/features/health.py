@@ -49,6 +49,7 @@ def _bits(signs: np.ndarray) -> str:
 
 
 def line(clip_id: str, facts: Mapping[str, Any]) -> str:
+    """What a health file says of one clip: a JSON object, without the end of the line."""
     return json.dumps({"id": clip_id, **facts})
 
 

@@ -72,6 +72,8 @@ class Embeddings(nnx.Module):
 
 
 class Encoder(nnx.Module):
+    """Layers one after another: (n, tokens, width) -> the same."""
+
     def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
 
@@ -96,6 +98,8 @@ class Layer(nnx.Module):
 
 
 class Attention(nnx.Module):
+    """Every token attends to every token of its picture, by several heads."""
+
     def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
         self.num_heads = config.num_heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
@@ -108,6 +112,8 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
+    """Two linear maps with CLIP's quick GELU between, the inner one four times as wide."""
+
     def __init__(self, config: VitConfig, *, rngs: nnx.Rngs):
         self.fc1 = nnx.Linear(config.width, 4 * config.width, rngs=rngs)
         self.fc2 = nnx.Linear(4 * config.width, config.width, rngs=rngs)

@@ -31,6 +31,7 @@ class Patches(nnx.Module):
 
 
 def heads(x: Tokens, num_heads: int) -> Float[Array, "n tokens heads columns"]:
+    """(n, tokens, heads x columns) -> (n, tokens, heads, columns)."""
     return x.reshape(*x.shape[:2], num_heads, -1)
 
 

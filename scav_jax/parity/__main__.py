@@ -21,6 +21,7 @@ DISTANCES = ("cosine", "euclidean", "dtw", "wasserstein")
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """The command line; its exit status: 0 all agrees, 3 something differs, 1 or 2 it could not be compared."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     if (chosen.action == "check") != (chosen.dump is not None):

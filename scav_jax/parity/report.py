@@ -155,6 +155,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def curve_cells(curve: Curve) -> tuple[str, ...]:
+    """A row of the table of curves, as text; both directions in one cell."""
+
     def by_direction(write):
         return " / ".join(write(found) for found in curve.recall.values()) or "-"
 

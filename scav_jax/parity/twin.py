@@ -27,6 +27,8 @@ def bucket(difference_s: float, buckets: int, max_distance_s: float) -> int:
 
 
 class Attention(nn.Module):
+    """Self-attention with T5's bias, Shaw's keys, rotary angles or no positions: (B, length, width) -> the same."""
+
     def __init__(self, config):
         super().__init__()
         self.config, self.heads = config, config.num_heads
@@ -83,6 +85,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and feed-forward, each with its residual, LayerNorm before or after."""
+
     def __init__(self, config):
         super().__init__()
         self.pre_norm = config.norm == "pre"
@@ -104,6 +108,8 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
+    """Features (B, length, D) -> sequences (B, length, width), 0 at padding: MLP, blocks, LayerNorm."""
+
     def __init__(self, config):
         super().__init__()
         layers: list[nn.Module] = []

@@ -9,6 +9,7 @@ from torch import Tensor
 
 
 def distance(name, x, y, x_length=None, y_length=None, *, unit_norm=False, **options) -> Tensor:
+    """All pairs (Bx, By) by the distance of that name; `options` are those of its function here."""
     if x_length is None:
         x_length = torch.full((len(x),), x.shape[1])
     if y_length is None:
@@ -26,6 +27,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def cosine(x, y, x_length, y_length) -> Tensor:
+    """1 - the cosine of the means over time."""
     x_mean = torch.stack([clip[:length].mean(0) for clip, length in zip(x, x_length, strict=True)])
     y_mean = torch.stack([clip[:length].mean(0) for clip, length in zip(y, y_length, strict=True)])
     return 1 - unit(x_mean) @ unit(y_mean).T
@@ -37,6 +39,7 @@ def resample(frames: Tensor, length: int, align_corners: bool = False) -> Tensor
 
 
 def euclidean(x, y, x_length, y_length, resample_to="x_to_y", squared=True, align_corners=False) -> Tensor:
+    """Each x resampled to the length of each y, y to x's, or both to a number; mean over positions."""
     rows = []
     for x_clip, n in zip(x, x_length, strict=True):
         resampled = {}  # by length: clips are often as long as each other
@@ -71,6 +74,8 @@ def all_pairs(x, y, x_length, y_length):
 
 
 def dtw(x, y, x_length, y_length, gamma=0.1, cost="sqeuclidean", normalize=True, debiased=False) -> Tensor:
+    """Soft-DTW; at gamma = 0 DTW; divided by n + m with `normalize`, less both self-distances with `debiased`."""
+
     def of(x, y, n, m):
         return soft_dtw(ground_cost(x, y, cost), n, m, gamma)
 
@@ -98,6 +103,7 @@ def soft_dtw(costs: Tensor, n: Tensor, m: Tensor, gamma: float) -> Tensor:
 def wasserstein(
     x, y, x_length, y_length, epsilon=0.1, num_iterations=100, cost="sqeuclidean", position_weight=0.0, debiased=False
 ) -> Tensor:
+    """The dual of entropic transport after `num_iterations`; less both self-distances with `debiased`."""
     x, y = with_position(x, x_length, position_weight), with_position(y, y_length, position_weight)
 
     def of(x, y, n, m):

@@ -9,14 +9,13 @@ so the distance of the reduced frames is a bound that needs r + 1 products where
 is subtracted first: it changes no distance and leaves smaller norms to the rest.
 
 Wasserstein, a dual after a number of updates, does not grow with the costs unless it has converged. But it grows with
-every update, converged or not, and after the first one, of y's potential alone, it does grow with the costs: it is
-bounded by that, of the reduced frames. Debiased distances have their self-terms
-subtracted. Rounding: a bound is lowered by SLACK of the scale of its terms, so that it also holds as computed.
+every update, converged or not: it is bounded by itself after the first iteration, which takes one exponential a cell.
+Debiased distances have their self-terms subtracted. Rounding: a bound is lowered by SLACK of the scale of its terms, so
+that it also holds as computed.
 """
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,9 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from scav_jax.distances import first_potential, ground, pairwise
+from scav_jax.distances import dtw, first_dual, ground, pairwise, wasserstein
 from scav_jax.distances.euclidean import apply_weights, grid_weights
-from scav_jax.distances.wasserstein import append_position
 from scav_jax.shapes import Distances, Masks, Sequences, full_mask
 
 NAMES = ("euclidean", "dtw", "wasserstein")
@@ -76,15 +74,15 @@ def reduce(
     length: int | None = None,
     unit_norm: bool = False,
     **options: Any,
-) -> Reduced:
-    """Once a clip, whatever it is compared with.
+) -> Reduced | None:
+    """Once a clip, whatever it is compared with; None for Wasserstein, which takes the clips as they are.
 
     length: see `common_length`. ValueError: a distance that has no bound (cosine of means needs none).
     """
     if name not in NAMES:
         raise ValueError(f"distance: expected one of {', '.join(NAMES)} to bound, got {name!r}")
     if name == "wasserstein":
-        return Reduced(_with_position(clips, mask, seen, unit_norm=unit_norm, **options), mask)
+        return None
     clips = _clean(clips, mask, unit_norm=unit_norm, **options) - seen.centre[None, None]
     if name == "euclidean" and length is None:
         # Each pair interpolates in its own way: the norms of what is left are not known.
@@ -123,14 +121,15 @@ def lower_bounds(name: str, x: Reduced, y: Reduced, x_facts: Facts, y_facts: Fac
 
     Masks are both given or both None.
     """
-    reduced_already = ("implementation", "debiased", "unit_norm", "precision", "position_weight")
-    own = {key: value for key, value in options.items() if key not in reduced_already}
-    softness, default = ("epsilon", _EPSILON) if name == "wasserstein" else ("gamma", _GAMMA)
-    halved = options.get("cost") == "cosine"
-    if halved:  # half the squared distance of unit frames, which reduced ones are not: cost and softness times two
-        own |= {"cost": "sqeuclidean", softness: 2 * options.get(softness, default)}
-    between = first_potential if name == "wasserstein" else partial(pairwise, name)
-    values = between(x.frames, y.frames, x.mask, y.mask, **own) / (2 if halved else 1)
+    own = {key: value for key, value in options.items() if key not in ("implementation", "debiased")}
+    if name == "wasserstein":
+        values = first_dual(x.frames, y.frames, x.mask, y.mask, **own)
+    else:
+        own = {key: value for key, value in own.items() if key not in ("unit_norm", "precision")}
+        halved = options.get("cost") == "cosine"
+        if halved:  # half the squared distance of unit frames, which reduced ones are not: cost and gamma times two
+            own |= {"cost": "sqeuclidean", "gamma": 2 * options.get("gamma", _GAMMA)}
+        values = pairwise(name, x.frames, y.frames, x.mask, y.mask, **own) / (2 if halved else 1)
     scale = _scale(name, x_facts, y_facts, **options)
     if options.get("debiased"):
         shares = x_facts.self_share[:, None] + y_facts.self_share[None]
@@ -142,7 +141,7 @@ def lower_bounds(name: str, x: Reduced, y: Reduced, x_facts: Facts, y_facts: Fac
     return values - scale * (SLACK if options.get("precision", "float32") == "float32" else _BFLOAT16_SLACK)
 
 
-_GAMMA, _EPSILON = 0.1, 0.1  # dtw's and wasserstein's defaults
+_GAMMA, _EPSILON = dtw.OPTIONS["gamma"], wasserstein.OPTIONS["epsilon"]
 _BFLOAT16_SLACK = 1e-2
 
 
@@ -151,16 +150,6 @@ def reduced(frames: Float[Array, "B length d"], directions: Any) -> Float[Array,
     inside = jnp.matmul(frames, directions, precision="highest")
     rest = frames - jnp.matmul(inside, directions.T, precision="highest")
     return jnp.concatenate([inside, ground.safe_sqrt(ground.sq_norm(rest))[..., None]], axis=-1)
-
-
-def _with_position(clips, mask, seen, *, unit_norm=False, cost="sqeuclidean", position_weight=0.0, **_):
-    """Wasserstein's frames reduced, the position beside them as it is."""
-    width = clips.shape[2]
-    clips = _clean(clips, mask, unit_norm=unit_norm)
-    clips = append_position(clips, full_mask(clips) if mask is None else mask, position_weight)
-    clips = ground.unit_norm(clips) if cost == "cosine" else clips
-    frames = reduced(clips[:, :, :width] - seen.centre[None, None], seen.directions)
-    return jnp.concatenate([frames, clips[:, :, width:]], axis=2)
 
 
 def _clean(clips, mask, *, unit_norm=False, cost="sqeuclidean", **_):

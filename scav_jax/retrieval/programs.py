@@ -60,7 +60,7 @@ def means(mesh):
 
 @cache
 def prepared(name, options, length, mesh):
-    """(basis, clips) -> (reduced clips, facts), what `below` takes of them."""
+    """(basis, clips) -> (reduced clips or None, facts), what `below` takes of them."""
 
     def prepare(basis, clips):
         frames, mask = clips
@@ -73,7 +73,7 @@ def prepared(name, options, length, mesh):
 
 @cache
 def below(name, queries_are, options, mesh):
-    """(queries, gallery), both (reduced clips, facts) -> (G, Q) lower bounds."""
+    """(queries, gallery), both (reduced clips, or the clips themselves, facts) -> (G, Q) lower bounds."""
 
     def bound(queries, gallery):
         (x, x_facts), (y, y_facts) = (queries, gallery) if queries_are == "x" else (gallery, queries)

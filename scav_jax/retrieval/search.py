@@ -255,9 +255,13 @@ class Searcher:
         masked = self.gallery.mask is not None
         length = bounds.common_length(self.name, *lengths, masked=masked, **dict(self._options))
         program = partial(programs.prepared, self.name, self._options, length)
-        queries, tiles = self._prepared(("bounds", length), queries, program, self._basis_for(queries))
+        (near, facts), tiles = self._prepared(("bounds", length), queries, program, self._basis_for(queries))
+        # What has no reduced form is not kept on the devices either.
+        tiles = (
+            (kept[0] or bounds.Reduced(*tile.pair()), kept[1]) for kept, tile in zip(tiles, self._tiles(), strict=True)
+        )
         run = programs.below(self.name, self.queries_are, self._options, self._mesh)
-        return self._by_tiles(run, queries, tiles)
+        return self._by_tiles(run, (near or bounds.Reduced(*queries.pair()), facts), tiles)
 
     def _prepared(self, what, queries, program, shared):
         """The queries, and the tiles of the gallery, which are kept, after a program."""
