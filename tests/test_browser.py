@@ -22,6 +22,7 @@ ASK = """<script>
 const plays = async video => {
   video.muted = true;
   await video.play();
+  video.pause();
   return video.readyState >= 2 && video.duration;
 };
 addEventListener("load", async () => {
@@ -120,7 +121,7 @@ def opened(page, folder, width):
         "--enable-logging=stderr",
         f"--user-data-dir={folder}",
     ]
-    options += [f"--window-size={width},9000", "--virtual-time-budget=20000", "--hide-scrollbars"]
+    options += [f"--window-size={width},3000", "--virtual-time-budget=20000", "--hide-scrollbars"]
     found = subprocess.run(
         [BROWSER, *options, "--dump-dom", asking.as_uri()], capture_output=True, text=True, timeout=120
     )
