@@ -6,7 +6,6 @@ are ours. docs/troubleshooting.md has the same signatures, and what they were se
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from statistics import median
 from typing import Any
 
 CHANCE = "warning: loss at chance"
@@ -16,10 +15,10 @@ MEMORY = "out of device memory"
 SIGNATURES = (CHANCE, COLLAPSE, BEHIND, MEMORY)
 
 AT_CHANCE = 0.98  # of ln N
-COLLAPSED = 0.002  # of the mean distance
+COLLAPSED = 0.025  # of the mean distance
 # The root of the variance floor of losses.normalize: rows that deviate less are no longer scaled up to 1.
 FLOOR = 1e-3
-# A signature of training holds over so much of it. Fewer rows or steps tell nothing.
+# A signature of training is to hold in more than half of the rows of so much of it. Fewer steps or rows tell nothing.
 WINDOW_FRACTION, WINDOW_STEPS, WINDOW_ROWS = 0.1, 25, 3
 
 TRAINING_REMEDY = (
@@ -50,8 +49,8 @@ class Diagnosis:
 
     def lines(self, row: Mapping[str, float]) -> list[str]:
         """What is to be said after this row, a training row or an evaluation: mostly nothing."""
-        found = {BEHIND: sequence_behind(row), **self._of_window(row)}
-        new = {signature: line for signature, line in found.items() if line and signature not in self._said}
+        found = {**self._of_window(row), BEHIND: sequence_behind(row)}
+        new = {name: line for name, line in found.items() if line and name not in self._said}
         self._said |= new.keys()
         return list(new.values())
 
@@ -64,31 +63,35 @@ class Diagnosis:
             recent.popleft()
         if len(recent) < WINDOW_ROWS or row["step"] - recent[0]["step"] < self._window:
             return {}
-        since = f"steps {recent[0]['step']:.0f} to {row['step']:.0f}"
-        return {CHANCE: self._chance(since), COLLAPSE: self._collapse(since)}
+        since = f"in steps {recent[0]['step']:.0f} to {row['step']:.0f}"
+        signs = ((CHANCE, _is_at_chance, self._chance), (COLLAPSE, _is_collapsed, self._collapse))
+        return {name: line(row, since) for name, holds, line in signs if 2 * sum(map(holds, recent)) > len(recent)}
 
-    def _chance(self, since):
-        share = median(row["loss_over_chance"] for row in self._recent)
-        if not share >= AT_CHANCE:
-            return ""
+    def _chance(self, row, since):
         return (
-            f"{CHANCE}: {share:.2f} of ln N in {since}, as of a guess among the N clips of a batch. Likely the learning "
-            f"rate or the temperature is off, or picture and sound of a clip do not belong together. Change "
-            f"{self._recipe}.learning_rate by factors of 10, {self._recipe}.temperature (began at "
-            f"{self._temperature:g}), or check the features."
+            f"{CHANCE}: {row['loss_over_chance']:.2f} of ln N, and no better {since}: a guess among the N clips of a "
+            f"batch has 1. Likely the learning rate or the temperature is off, or picture and sound of a clip do not "
+            f"belong together. Change {self._recipe}.learning_rate by factors of 10, or {self._recipe}.temperature "
+            f"(began at {self._temperature:g}), or check the features."
         )
 
-    def _collapse(self, since):
-        deviation = median(row["distance_deviation"] for row in self._recent)
-        mean = median(abs(row["mean_distance"]) for row in self._recent)
-        if not deviation <= max(COLLAPSED * mean, FLOOR):
-            return ""
+    def _collapse(self, row, since):
         return (
-            f"{COLLAPSE}: they deviate by {deviation:.2g} in a row around {mean:.2g} in {since}, so that all clips look "
-            f"alike. Likely too high a learning rate or weight decay, or features that hardly vary. Lower "
-            f"{self._recipe}.learning_rate or optimizer.weight_decay, take {self._recipe}.normalization=zscore, or "
-            f"check the features."
+            f"{COLLAPSE}: they deviate by {row['distance_deviation']:.2g} in a row, of a mean of "
+            f"{row['mean_distance']:.2g}, and the right clip is no nearer, {since}: all clips look alike. Likely too "
+            f"high a learning rate or weight decay, or features that hardly vary. Lower {self._recipe}.learning_rate "
+            f"or optimizer.weight_decay, or check the features."
         )
+
+
+def _is_at_chance(row):
+    return row["loss_over_chance"] >= AT_CHANCE
+
+
+def _is_collapsed(row):
+    """Some distances differ little by nature, but then the positive lies several deviations below the mean."""
+    deviation, mean = row["distance_deviation"], row["mean_distance"]
+    return deviation <= max(COLLAPSED * abs(mean), FLOOR) and mean - row["positive_distance"] <= deviation
 
 
 def sequence_behind(gain: Mapping[str, float]) -> str:
