@@ -1,7 +1,7 @@
 """What the log of a run says of the ways in which contrastive training fails in silence: a line each, once a run.
 
-Judged by rows of metrics.jsonl alone, so that a resumed run, given its earlier rows, goes on where it was. The thresholds
-are ours. docs/troubleshooting.md has the same signatures, and what they were set by.
+Judged by the rows of metrics.jsonl, so that a resumed run, given its earlier rows, goes on where it was. Thresholds are
+ours; docs/troubleshooting.md has the same signatures, what to do about each, and what the thresholds were set by.
 """
 
 from collections import deque
@@ -37,17 +37,17 @@ class Diagnosis:
     config: the run's; trained_with: the distance of its loss; earlier: rows that a resumed run has already.
     """
 
-    def __init__(self, config: Any, trained_with: str, earlier: Iterable[Mapping[str, float]] = ()):
+    def __init__(self, config: Any, trained_with: str, earlier: Iterable[Mapping[str, Any]] = ()):
         self._recipe = f"recipe.{trained_with}"
         self._temperature = config.recipe[trained_with].temperature
         self._warmup = config.optimizer.warmup_fraction * config.steps
         self._window = max(WINDOW_FRACTION * config.steps, WINDOW_STEPS)
-        self._recent: deque[Mapping[str, float]] = deque()
+        self._recent: deque[Mapping[str, Any]] = deque()
         self._said: set[str] = set()
         for row in earlier:
             self.lines(row)
 
-    def lines(self, row: Mapping[str, float]) -> list[str]:
+    def lines(self, row: Mapping[str, Any]) -> list[str]:
         """What is to be said after this row, a training row or an evaluation: mostly nothing."""
         found = {**self._of_window(row), BEHIND: sequence_behind(row)}
         new = {name: line for name, line in found.items() if line and name not in self._said}
@@ -63,24 +63,24 @@ class Diagnosis:
             recent.popleft()
         if len(recent) < WINDOW_ROWS or row["step"] - recent[0]["step"] < self._window:
             return {}
-        since = f"in steps {recent[0]['step']:.0f} to {row['step']:.0f}"
+        steps = f"steps {recent[0]['step']:.0f} to {row['step']:.0f}"
         signs = ((CHANCE, _is_at_chance, self._chance), (COLLAPSE, _is_collapsed, self._collapse))
-        return {name: line(row, since) for name, holds, line in signs if 2 * sum(map(holds, recent)) > len(recent)}
+        return {name: line(row, steps) for name, holds, line in signs if 2 * sum(map(holds, recent)) > len(recent)}
 
-    def _chance(self, row, since):
+    def _chance(self, row, steps):
         return (
-            f"{CHANCE}: {row['loss_over_chance']:.2f} of ln N, and no better {since}: a guess among the N clips of a "
-            f"batch has 1. Likely the learning rate or the temperature is off, or picture and sound of a clip do not "
-            f"belong together. Change {self._recipe}.learning_rate by factors of 10, or {self._recipe}.temperature "
-            f"(began at {self._temperature:g}), or check the features."
+            f"{CHANCE}: {row['loss_over_chance']:.2f} of ln N, and no lower in most of {steps}; a guess among the N "
+            f"clips of a batch has 1. Likely the learning rate or the temperature is off, or picture and sound of a "
+            f"clip do not belong together. Change {self._recipe}.learning_rate by factors of 10, or "
+            f"{self._recipe}.temperature (began at {self._temperature:g}), or check the features."
         )
 
-    def _collapse(self, row, since):
+    def _collapse(self, row, steps):
         return (
-            f"{COLLAPSE}: they deviate by {row['distance_deviation']:.2g} in a row, of a mean of "
-            f"{row['mean_distance']:.2g}, and the right clip is no nearer, {since}: all clips look alike. Likely too "
-            f"high a learning rate or weight decay, or features that hardly vary. Lower {self._recipe}.learning_rate "
-            f"or optimizer.weight_decay, or check the features."
+            f"{COLLAPSE}: a row deviates by {row['distance_deviation']:.2g} around {row['mean_distance']:.2g}, and the "
+            f"right clip is no nearer than the others, in most of {steps}. Likely the learning rate or the weight "
+            f"decay is too high, or clips have almost the same features. Lower {self._recipe}.learning_rate or "
+            f"optimizer.weight_decay, or check the features."
         )
 
 
@@ -94,7 +94,7 @@ def _is_collapsed(row):
     return deviation <= max(COLLAPSED * abs(mean), FLOOR) and mean - row["positive_distance"] <= deviation
 
 
-def sequence_behind(gain: Mapping[str, float]) -> str:
+def sequence_behind(gain: Mapping[str, Any]) -> str:
     """The line, if the interval of what evaluation.sequence_gain found lies below 0; else ""."""
     if not gain.get("eval_sequence_gain_high", 0.0) < 0:
         return ""
