@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 
 import scav_jax
 
-BESIDE_CODE = {"scav_jax/py.typed", "scav_jax/report.html", "scav_jax/parity/parity.html"}
+BESIDE_CODE = {"scav_jax/py.typed", "scav_jax/page.html", "scav_jax/report.html", "scav_jax/parity/parity.html"}
 OF_EXTRAS = {"torch", "mteb", "datasets"}  # the last comes with mteb
 # Every module is imported; those that cannot be name what is missing.
 IMPORT_ALL = """
