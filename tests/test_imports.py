@@ -140,25 +140,25 @@ def test_the_table_points_one_way_and_names_what_exists():
 
 
 @pytest.mark.parametrize(
-    ("module", "line", "found"),
+    ("module", "line", "target"),
     [
-        ("scav_jax.metrics", "from scav_jax import distances", "scav_jax.metrics imports scav_jax.distances"),
-        ("scav_jax.distances.dtw", "import scav_jax.losses", "scav_jax.distances.dtw imports scav_jax.losses"),
-        ("scav_jax.features.store", "from scav_jax.parallel import make_mesh", "scav_jax.features.store imports scav_jax.parallel"),
-        ("scav_jax.evaluation", "def f():\n    from scav_jax import report", "scav_jax.evaluation imports scav_jax.report"),
-        ("scav_jax.training", "from scav_jax.parity import twin", "scav_jax.training imports scav_jax.parity.twin"),
-        ("scav_jax.cli", "import train", "scav_jax.cli imports train"),
-        ("scav_jax.config", "from configs import base", "scav_jax.config imports configs.base"),
-        ("data.own.__main__", "from scav_jax import training", "data.own.__main__ imports scav_jax.training"),
-        ("configs.base", "from scav_jax import shapes", "configs.base imports scav_jax.shapes"),
-        ("benchmarks.grid", "from scav_jax import report", "benchmarks.grid imports scav_jax.report"),
-        ("scav_jax.features.media", "from scav_jax.models import clip", "scav_jax.features.media imports scav_jax.models.clip"),
+        ("scav_jax.metrics", "from scav_jax import distances", "scav_jax.distances"),
+        ("scav_jax.distances.dtw", "import scav_jax.losses", "scav_jax.losses"),
+        ("scav_jax.features.store", "from scav_jax.parallel import make_mesh", "scav_jax.parallel"),
+        ("scav_jax.evaluation", "def f():\n    from scav_jax import report", "scav_jax.report"),
+        ("scav_jax.training", "from scav_jax.parity import twin", "scav_jax.parity.twin"),
+        ("scav_jax.cli", "import train", "train"),
+        ("scav_jax.config", "from configs import base", "configs.base"),
+        ("data.own.__main__", "from scav_jax import training", "scav_jax.training"),
+        ("configs.base", "from scav_jax import shapes", "scav_jax.shapes"),
+        ("benchmarks.grid", "from scav_jax import report", "scav_jax.report"),
+        ("scav_jax.features.media", "from scav_jax.models import clip", "scav_jax.models.clip"),
     ],
-)  # fmt: skip
-def test_a_planted_import_is_found(module, line, found):
+)
+def test_a_planted_import_is_found(module, line, target):
     texts = sources()
     texts[module] += f"\n{line}\n"
-    assert violations(texts) == [found]
+    assert violations(texts) == [f"{module} imports {target}"]
 
 
 @pytest.mark.parametrize(
