@@ -37,8 +37,8 @@ help:
 	@echo "make test             lint, types and tests, at most 15 minutes on two cores"
 	@echo "make test-heavy       the tests that take longer"
 	@echo "make bench            the tables of benchmarks/results: distances and networks beside their peers, bfloat16,"
-	@echo "                      search, PyTorch's numbers and speed, a batch of 8,192, steps for pods, and the grids of 36"
-	@echo "                      trainings; about four hours"
+	@echo "                      search, PyTorch's numbers and speed, a batch of 8,192, steps for pods, the grids of 36 trainings,"
+	@echo "                      and the hard world; about five hours"
 	@echo "make clean            delete .venv, runs/ and the rendered data"
 
 demo: announce $(VENV)/.media
@@ -71,9 +71,10 @@ bench: $(VENV)/.bench $(VENV)/libtpu $(VENV)/references demo
 	$(BIN)/python -m benchmarks.scale
 	TPU_LIBRARY_PATH=$(VENV)/libtpu/libtpu/libtpu.so $(BIN)/python -m benchmarks.pods
 	$(BIN)/python -m benchmarks.grid
+	$(BIN)/python -m benchmarks.hard
 
 clean:
-	rm -rf $(VENV) runs data/marimba/world data/marimba/store data/marimba/clip+beats
+	rm -rf $(VENV) runs data/marimba/world data/marimba/store data/marimba/hard data/marimba/clip+beats
 
 # One stamp an extra of pyproject.toml: installed again when that file changes.
 $(VENV)/.%: pyproject.toml | $(BIN)/python

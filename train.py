@@ -9,7 +9,6 @@ On several hosts every one starts the same command. SIGTERM saves a checkpoint a
 import sys
 import zlib
 from contextlib import closing
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -134,9 +133,8 @@ def plan(config) -> str:
 
 
 def open_data(config, mesh) -> Store:
-    """The config's store. The demo's is made where it is missing: it is the one that needs no download."""
-    if config.data.store == marimba.STORE and not Path(marimba.STORE).exists():
-        marimba.prepare()
+    """The config's store. A marimba's is made where it is missing: it needs no download."""
+    marimba.prepare_missing(config.data.store)
     section = config.data
     ledger = read_ledger(files.at(section.store))
     check_ledger(config, ledger)

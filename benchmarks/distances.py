@@ -18,12 +18,11 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from benchmarks import alone, measure, versus
+from benchmarks import alone, measure, page, versus
 from benchmarks.plot import Point, draw
 from benchmarks.settings import QUICK, Sizes
 from benchmarks.tables import Job, Table
 
-RESULTS = Path("benchmarks/results")
 SECTIONS: dict[str, Callable[..., Iterator[Job]]] = {
     "dtw": versus.dtw,
     "wasserstein": versus.wasserstein,
@@ -51,7 +50,7 @@ def main() -> None:
     tables = list({id(job.table): job.table for job in jobs}.values())
     text = report(tables, arguments)
     print(text)
-    out = arguments.out or (None if arguments.quick or arguments.only or arguments.skip_large else RESULTS)
+    out = arguments.out or (None if arguments.quick or arguments.only or arguments.skip_large else page.RESULTS)
     if out:
         out.mkdir(parents=True, exist_ok=True)
         (out / "distances.md").write_text(text)
@@ -60,9 +59,8 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page.parser(__doc__, quick="tiny shapes, no targets")
     parser.add_argument("--only", type=sections, help=f"sections, by commas, of {', '.join(SECTIONS)}")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes, no targets")
     parser.add_argument("--skip-large", action="store_true", help="leave the runs of 2048 clips out")
     parser.add_argument("--seconds", type=float, default=4, help="of pairs a comparison (three pairs at least)")
     parser.add_argument("--out", type=Path, help="folder of distances.md and distances.png")

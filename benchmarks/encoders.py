@@ -3,9 +3,7 @@
 python -m benchmarks.encoders     writes benchmarks/results/encoders.md; --quick: two layers, one clip, to stdout only
 """
 
-import argparse
 import os
-import platform
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks import measure, references, tables
+from benchmarks import measure, page, references, tables, torch_parts
 from benchmarks.measure import Contender, Result
 from benchmarks.tables import Table
 from scav_jax.features import health, networks
@@ -29,7 +27,6 @@ from scav_jax.models.clip_resnet import ResNetConfig
 from scav_jax.models.clip_vit import VitConfig
 from scav_jax.models.weights import Weights
 
-RESULTS = Path("benchmarks/results/encoders.md")
 TARGET, LIMIT = 0.75, 2e-5
 PICTURES, SOUNDS = 16, 2  # a call
 CLIP_S, RATE_HZ = 10, 4.0  # of a clip: 40 pictures and one sound
@@ -171,19 +168,10 @@ def _render(path: Path, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    found = [networks_table(options.quick), extraction_table(options.quick)]
-    header = (
-        "# Encoders\n\nFrozen networks and extraction. Command: `python -m benchmarks.encoders`.\n\n"
-        f"{os.cpu_count()} cores ({platform.machine()}), {jax.devices()[0].device_kind}, jax {jax.__version__}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}.\n\n"
-    )
-    text = header + "\n".join(table.markdown() for table in found)
-    print(text)
-    if not options.quick:
-        RESULTS.write_text(text)
+    quick = page.parser(__doc__, quick="two layers and one clip, to stdout only").parse_args().quick
+    found = [networks_table(quick), extraction_table(quick)]
+    text = page.page("encoders", "Frozen networks and extraction", found, about=f", {torch_parts.version('torch')}")
+    page.write("encoders", text, keep=not quick)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import measure, tables
+from benchmarks import page, tables
 from benchmarks.tables import Table
 from scav_jax.frontier import smallest_k
 from scav_jax.results import DIRECTION_NAMES, DISTANCE_NAMES, Row, load_run, method_label, mode_label, run_rows
 
-RESULTS = Path("benchmarks/results/frontier.md")
 RUNS = [Path("runs/demo") / f"{name}-seed0" for name in ("cav", "euclidean", "dtw", "wasserstein")]
 PROBED_SUBSETS = ("order", "semantic")
 
@@ -90,10 +89,7 @@ def main() -> None:
     if not all(path.exists() and "frontier" in json.loads(path.read_text()) for path in evaluated):
         subprocess.run([sys.executable, "demo.py"], check=True)
     found = [frontier_table(), *(probes_table(subset) for subset in PROBED_SUBSETS)]
-    head = ["# Retrieval: accuracy, time, and what it looks at", ""]
-    head += [f"Command: `python -m benchmarks.frontier`. {measure.hardware()}", ""]
-    RESULTS.write_text("\n".join([*head, *(table.markdown() for table in found)]))
-    print(RESULTS.read_text())
+    page.write("frontier", page.page("frontier", "Retrieval: accuracy, time, and what it looks at", found))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks import page
+
 ROOT = Path("runs/grid")
-RESULTS = Path("benchmarks/results/grid.md")
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
 TEMPERATURES = {
     "cosine": (0.02, 0.05, 0.1),
@@ -32,8 +33,7 @@ def main() -> None:
         for learning_rate, temperature in itertools.product(LEARNING_RATES, temperatures)
     ]
     scores = {point: score(*point) for point in tqdm(points, unit="run")}
-    RESULTS.write_text(table(scores))
-    print(RESULTS.read_text())
+    page.write("grid", table(scores))
 
 
 def score(name: str, learning_rate: float, temperature: float) -> float:

@@ -3,7 +3,6 @@
 python -m benchmarks.index [--quick]     what benchmarks.search runs in a process of its own
 """
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import tables
+from benchmarks import page, process, tables
 from scav_jax.retrieval import index
 from scav_jax.retrieval.clips import Clips
 
@@ -25,23 +24,14 @@ def clips(first: int, count: int) -> tuple[Clips, Clips]:
     return Clips(path.astype(np.float32)), Clips((path + rng.normal(0, 1, path.shape)).astype(np.float32))
 
 
-def memory(field: str) -> float:
-    """Bytes of this process: VmHWM, the peak of all, or RssFile, what of now is pages of mapped files."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1,000 clips")
-    count = 1_000 if parser.parse_args().quick else 100_000
+    count = 1_000 if page.parser(__doc__, quick="1,000 clips").parse_args().quick else 100_000
     block = min(BLOCK, count // 2)
     folder = Path(tempfile.mkdtemp()) / "index"
 
     def say(what: str, start: float) -> None:
-        peak = memory("VmHWM")
-        own = tables.size(memory("RssAnon"))
-        print(f"{what}\t{tables.seconds(time.perf_counter() - start)}\t{tables.size(peak)}\t{own}", flush=True)
+        memory = "\t".join(tables.size(process.memory(field)) for field in ("VmHWM", "RssAnon"))
+        print(f"{what}\t{tables.seconds(time.perf_counter() - start)}\t{memory}", flush=True)
 
     start = time.perf_counter()
     for first in range(0, count - block, block):

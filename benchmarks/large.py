@@ -3,20 +3,16 @@
 python -m benchmarks.large dtw --clips=2048
 """
 
-import argparse
 import json
-import resource
-import sys
-from pathlib import Path
 
 import jax
 
-from benchmarks import measure
+from benchmarks import measure, page, process
 from benchmarks.settings import OPTIONS, ours
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page.parser(__doc__)
     parser.add_argument("distance", choices=OPTIONS)
     parser.add_argument("--clips", type=int, default=2048)
     parser.add_argument("--shape", type=int, nargs=3, default=(16, 32, 32), metavar=("n", "m", "d"))
@@ -25,17 +21,8 @@ def main() -> None:
     contender = measure.jax_contender("", ours(arguments.distance), data)
     took = measure.timed(contender.run)
     device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    print(
-        json.dumps({"seconds": took, "temporaries": contender.temporaries, "peak": peak_bytes(), "device_peak": device})
-    )
-
-
-def peak_bytes() -> int:
-    """Most resident memory of this process so far. Linux hands getrusage's figure down from the parent: /proc first."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    found = {"seconds": took, "temporaries": contender.temporaries, "peak": process.peak_bytes()}
+    print(json.dumps({**found, "device_peak": device}))
 
 
 if __name__ == "__main__":

@@ -159,10 +159,15 @@ def differences(result: Result, reference: Result) -> tuple[float, float]:
     return difference(result.values, reference.values), max(difference(a, b) for a, b in pairs)
 
 
-def timed(run: Callable[[], Any]) -> float:
+def with_time(run: Callable[[], Any]) -> tuple[Any, float]:
+    """What a run gives, and its seconds."""
     start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    found = run()
+    return found, time.perf_counter() - start
+
+
+def timed(run: Callable[[], Any]) -> float:
+    return with_time(run)[1]
 
 
 def rested(run: Callable[[], Any]) -> float:
@@ -179,6 +184,12 @@ def median_time(run: Callable[[], Any], seconds: float) -> float:
     while len(times) < 15 and (len(times) < 3 or sum(times) < seconds):
         times.append(timed(run))
     return statistics.median(times)
+
+
+def product_time(x: Any, y: Any, seconds: float) -> float:
+    """Of one matrix product of all rows of x (I, d) with all rows of y (J, d), in full float32: see `median_time`."""
+    product = jax.jit(lambda x, y: jnp.matmul(x, y.T, precision="highest")).lower(x, y).compile()
+    return median_time(lambda: jax.block_until_ready(product(x, y)), seconds)
 
 
 def compare(ours: Contender, settings: Sequence[Callable[[], Contender]], seconds: float) -> Comparison:
@@ -220,9 +231,7 @@ def _trial(setting, reference):
         peer = setting()
         if (peer.temporaries or 0) > memory_limit():
             return peer, np.inf, (np.inf, np.inf), f"{peer.name}: {peer.temporaries / 2**30:.1f} GiB do not fit here"
-        start = time.perf_counter()
-        result = peer.run()
-        once = time.perf_counter() - start
+        result, once = with_time(peer.run)
         apart = differences(result, reference)
         checked = apart[:1] if reference.x_gradient is None else apart
         if not all(v <= peer.tolerance for v in checked):  # NaN is wrong, too

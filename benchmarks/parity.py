@@ -9,13 +9,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import measure, torch_parts
+from benchmarks import page, torch_parts
 from benchmarks.tables import Table
 from scav_jax.parity import report
 from scav_jax.parity.__main__ import DIFFERS
 from scav_jax.parity.report import Report
 
-RESULTS, KEPT = Path("benchmarks/results/parity.md"), Path("runs/parity")
+KEPT = Path("runs/parity")
 COMMANDS = {
     "The demo's towers": [],
     "The paper's towers": ["--config=paper", "--steps=0"],
@@ -43,11 +43,8 @@ def compare(title: str, arguments: list[str]) -> list[Table]:
 
 def main() -> None:
     tables = [table for title, arguments in tqdm(COMMANDS.items()) for table in compare(title, arguments)]
-    head = f"# Ours beside plain PyTorch\n\nCommand: `python -m benchmarks.parity`. {measure.hardware()}, "
-    head += f"{torch_parts.version('torch')}. How to read it: [docs/parity.md](../../docs/parity.md).\n"
-    text = "\n".join([head, *(table.markdown() for table in tables)])
-    RESULTS.write_text(text)
-    print(text)
+    about = f", {torch_parts.version('torch')}. How to read it: [docs/parity.md](../../docs/parity.md)"
+    page.write("parity", page.page("parity", "Ours beside plain PyTorch", tables, about=about))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,15 @@ python -m benchmarks.pods    writes benchmarks/results/pods.md; ten minutes on t
 """
 
 import re
-from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import measure
+from benchmarks import page
 from benchmarks.settings import OPTIONS
 from benchmarks.tables import Table
 from configs import base
 from scav_jax import parallel, plan
 
-RESULT = Path(__file__).parent / "results" / "pods.md"
 TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4", "v6e:4x4")
 CLIPS_A_DEVICE = 16
 LENGTHS = {"visual": plan.Lengths(40, False), "audio": plan.Lengths(62, False)}  # 10 s of CLIP at 4 Hz and of BEATs
@@ -48,9 +46,7 @@ def main() -> None:
     jobs = [(topology, distance) for topology in TOPOLOGIES for distance in OPTIONS]
     for job in tqdm(jobs):
         table.rows.append(row(*job))
-    text = f"# Pods\n\nCommand: `python -m benchmarks.pods`. {measure.hardware()}.\n\n{table.markdown()}"
-    RESULT.write_text(text)
-    print(text)
+    page.write("pods", page.page("pods", "Pods", [table]))
 
 
 if __name__ == "__main__":

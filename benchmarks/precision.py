@@ -3,7 +3,6 @@
 python -m benchmarks.precision     writes benchmarks/results/precision.md; needs the runs of `make demo`
 """
 
-import argparse
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks import page
 from scav_jax import config as configs
 from scav_jax import distances, evaluation, parallel, training
 from scav_jax.checkpoint import Checkpoints
@@ -23,7 +23,6 @@ from scav_jax.results import DISTANCE_NAMES
 
 METHODS = ("cav", "euclidean", "dtw", "wasserstein")
 SEED = 0
-RESULTS = Path("benchmarks/results/precision.md")
 NEAREST = 10
 # What is compared with float32 throughout: (name, dtype of the encodings, precision of the products).
 VARIANTS = (("products", jnp.float32, "bfloat16"), ("encodings", jnp.bfloat16, "float32"))
@@ -71,12 +70,11 @@ def compare_run(workdir: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Co
     encoder = evaluation.make_encoder(config, mesh)
     encoded = evaluation.encode_split(config, encoder, mesh, state.parameters, store, split)
     exact = all_pairs(config, encoded, jnp.float32, "float32")
-    groups = np.where(facts.groups == "", facts.ids, facts.groups)
     found = {}
     for variant, dtype, precision in VARIANTS:
         other = all_pairs(config, encoded, dtype, precision)
-        found["v2a", variant] = compare(exact, other, groups)
-        found["a2v", variant] = compare(exact.T, other.T, groups)
+        found["v2a", variant] = compare(exact, other, facts.families)
+        found["a2v", variant] = compare(exact.T, other.T, facts.families)
     return evaluation.protocol(config, store, split, int(state.step)), found
 
 
@@ -127,7 +125,7 @@ def lines(protocol: dict[str, Any], found: dict[str, dict[tuple[str, str], Compa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page.parser(__doc__)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of runs (default: %(default)s)")
     options = parser.parse_args()
     runs = {method: options.demo / f"{method}-seed{SEED}" for method in METHODS}
@@ -148,8 +146,7 @@ def main() -> None:
         raise SystemExit(
             f"error: {options.demo}: expected runs of one number of steps on one store; `make demo` makes them"
         )
-    RESULTS.write_text("\n".join(lines(protocols[0], found)) + "\n")
-    print(RESULTS.read_text())
+    page.write("precision", "\n".join(lines(protocols[0], found)) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,23 +4,18 @@ python -m benchmarks.scale                      both distances, each in a proces
 python -m benchmarks.scale --distance=dtw       one, here; prints JSON
 """
 
-import argparse
 import gc
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from benchmarks import measure
-from benchmarks.large import peak_bytes
+from benchmarks import measure, page, process
 from benchmarks.tables import Table, seconds, size, within
 from configs import base
 from scav_jax import parallel, plan, training
 
-RESULT = Path(__file__).parent / "results" / "scale.md"
 DISTANCES = ("euclidean", "dtw")
 LENGTHS = {"visual": plan.Lengths(16, False), "audio": plan.Lengths(32, False)}
 AT_MOST_BYTES, AT_MOST_S, APART = 8 * 2**30, 20 * 60, 0.15
@@ -50,26 +45,20 @@ def one_step(distance: str, clips: int) -> dict:
         for name, shape in programs.batch(clips).items()
     }
     batch = jax.block_until_ready(parallel.spread(batch, mesh))
-    compiling = peak_bytes()
+    compiling = process.peak_bytes()
     gc.collect()
-    before = forget_peak()
+    before = process.forget_peak()
     took = measure.timed(lambda: jax.block_until_ready(step(state, batch)))
     return {
         "seconds": took,
         "planned": planned.temporaries + planned.results,
-        "added": peak_bytes() - before,
-        "peak": max(compiling, peak_bytes()),
+        "added": process.peak_bytes() - before,
+        "peak": max(compiling, process.peak_bytes()),
     }
 
 
-def forget_peak() -> int:
-    """Linux counts this process's peak from here; its resident bytes now."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_bytes()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = page.parser(__doc__)
     parser.add_argument("--distance", choices=DISTANCES)
     parser.add_argument("--clips", type=int, default=8192)
     arguments = parser.parse_args()
@@ -86,10 +75,8 @@ def main() -> None:
         "and results of the compiled step, known before it runs. Memory of the step: resident bytes it adds at most.",
     )
     for distance in DISTANCES:
-        command = [sys.executable, "-m", "benchmarks.scale", f"--distance={distance}", f"--clips={arguments.clips}"]
-        found = json.loads(
-            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-        )
+        printed = process.run("scale", f"--distance={distance}", f"--clips={arguments.clips}")
+        found = json.loads(printed.splitlines()[-1])
         apart = abs(found["added"] / found["planned"] - 1)
         table.rows.append(
             (
@@ -99,9 +86,7 @@ def main() -> None:
             )
         )
         print(table.rows[-1], file=sys.stderr)
-    text = f"# Scale\n\nCommand: `python -m benchmarks.scale`. {measure.hardware()}.\n\n{table.markdown()}"
-    RESULT.write_text(text)
-    print(text)
+    page.write("scale", page.page("scale", "Scale", [table]))
 
 
 if __name__ == "__main__":

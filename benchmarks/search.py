@@ -6,10 +6,8 @@ python -m benchmarks.search --only="own melodies" --distance=wasserstein     of 
 python -m benchmarks.search --quick     300 clips, to stdout only
 """
 
-import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import measure, tables
+from benchmarks import page, process, tables
+from benchmarks.measure import with_time
 from benchmarks.tables import Table
 from data.marimba import score, unfiled
 from scav_jax import distances, parallel, trained, training
@@ -28,7 +27,7 @@ from scav_jax.retrieval import index
 from scav_jax.retrieval.clips import Clips
 from scav_jax.retrieval.search import Searcher
 
-RESULTS = Path("benchmarks/results/search.md")
+RESULTS = page.RESULTS / "search.md"
 RUN, KEPT = Path("runs/demo/euclidean-seed0"), Path("runs/search")
 TOP, BATCH = 10, 50
 ROUNDING = 1e-4  # relative, between the one-product and the pairwise form of a distance
@@ -93,7 +92,9 @@ def searched(case: Case, gallery: Gallery, direction: str, targets: bool) -> tup
     modes = ("exact", "sequence")
     for mode in modes:
         finder.search(queries[:BATCH], TOP, mode=mode)
-    (exact, exact_s), (brute, brute_s) = (timed(lambda m=mode: finder.search(queries, TOP, mode=m)) for mode in modes)
+    (exact, exact_s), (brute, brute_s) = (
+        with_time(lambda m=mode: finder.search(queries, TOP, mode=m)) for mode in modes
+    )
     same, apart = agreement(exact, brute)
     every = finder.search(queries[:BATCH], min(len(others), 4000), mode="sequence")
     slack = ROUNDING * np.abs(every.distances).max()
@@ -121,12 +122,6 @@ def agreement(exact, brute) -> tuple[int, float]:
         # An exchange within rounding: the k-th distances are equal to it, so neither is nearer.
         same += bool((apart[row][different] * scale[row][different] <= near[row][different]).all())
     return same, float(apart.max())
-
-
-def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    found = run()
-    return found, time.perf_counter() - start
 
 
 def demo_gallery(name: str, count: int) -> Gallery:
@@ -213,7 +208,7 @@ def sizes_table(quick: bool) -> Table:
             queries = gallery.x[: min(200, size)]
             for mode in ("exact", "sequence"):
                 finder.search(queries[:BATCH], TOP, mode=mode)
-            runs = [timed(lambda m=m, f=finder, q=queries: f.search(q, TOP, mode=m)) for m in ("exact", "sequence")]
+            runs = [with_time(lambda m=m, f=finder, q=queries: f.search(q, TOP, mode=m)) for m in ("exact", "sequence")]
             (exact, exact_s), (_, brute_s) = runs
             table.rows.append(
                 (
@@ -259,8 +254,8 @@ def evaluation_table(quick: bool) -> Table:
 
         one = jax.jit(lambda x, y, name=name, options=options: distances.pairwise(name, x[None], y[None], **options))
         evaluate(), one(x[0], y[0])
-        ours = min(timed(evaluate)[1] for _ in range(3))
-        loop = timed(lambda one=one: [float(one(x[i % count], y[i // count])[0, 0]) for i in range(pairs)])[1]
+        ours = min(with_time(evaluate)[1] for _ in range(3))
+        loop = with_time(lambda one=one: [float(one(x[i % count], y[i // count])[0, 0]) for i in range(pairs)])[1]
         loop *= count**2 / pairs
         verdict = tables.within(ours, limit)
         asked = 100 if limit else None
@@ -281,8 +276,7 @@ def index_table(quick: bool) -> Table:
         ("what", "time", "peak memory", "of it not in mapped files"),
         f"{'1,000' if quick else '100,000'} clips of 16 x 64 both sides; 200 queries for the {TOP} nearest.",
     )
-    command = [sys.executable, "-m", "benchmarks.index", *(["--quick"] if quick else [])]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = process.run("index", *["--quick"] * quick).splitlines()
     table.rows += [tuple(line.split("\t")) for line in lines if "\t" in line]
     return table
 
@@ -296,8 +290,7 @@ SECTIONS: dict[str, Callable[..., Table]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to stdout only")
+    parser = page.parser(__doc__, quick="small sizes, to stdout only")
     parser.add_argument("--only", help=f"sections, by commas, of {', '.join(SECTIONS)}")
     parser.add_argument("--distance", default="", help="of the sections of searches, with --only: its rows alone")
     chosen = parser.parse_args()
@@ -312,8 +305,7 @@ def main() -> None:
         sections[table.title] = merged(sections[table.title], new) if chosen.distance and not chosen.quick else new
         print(new)
     if not chosen.quick:
-        head = f"# Search\n\nCommand: `python -m benchmarks.search`. {measure.hardware()}\n"
-        RESULTS.write_text("\n".join([head, *sections.values()]))
+        RESULTS.write_text(page.page("search", "Search", list(sections.values())))
 
 
 def merged(old: str, new: str) -> str:

@@ -8,13 +8,10 @@ The PyTorch step is that of `scav_jax.parity`'s twin, eager and by torch.compile
 without dropout; ours is train.py's own program. Both are timed in turns.
 """
 
-import argparse
 import json
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import measure, tables, torch_parts
-from benchmarks.large import peak_bytes
+from benchmarks import measure, page, process, tables, torch_parts
 from benchmarks.measure import Contender, Result
 from benchmarks.tables import NONE, Table
 from configs import base
@@ -31,7 +27,6 @@ from scav_jax import config as configs
 from scav_jax import parallel, plan, training
 from scav_jax.distances import options, pairwise
 
-RESULTS = Path("benchmarks/results/train_step.md")
 CONTENDERS = ("ours", "eager", "compiled")
 
 
@@ -85,7 +80,8 @@ def parts(name: str, found: Any) -> list[torch_parts.Part]:
     return [*pot, torch_parts.geomloss(*given)]
 
 
-def block_table(sizes: Sizes) -> Table:
+def block_table(sizes: Sizes) -> tuple[Table, dict[str, str]]:
+    """And the name of each distance's fastest peer, which then serves the whole step."""
     table = Table(
         "The distances alone",
         tables.COMPARED,
@@ -93,6 +89,7 @@ def block_table(sizes: Sizes) -> Table:
         "and gradient, options of configs/base.py on unit frames with their positions. The peer is the fastest of all "
         "public parts and settings that give the same; the notes have the others.",
     )
+    winners = {}
     for name, target in (("dtw", 4.0), ("wasserstein", 3.5), ("euclidean", None)):
         found = config(name, sizes.block_clips, sizes)
         chosen = options(name, found.distance) | {"unit_norm": False, "normalize": False, "position_weight": 0.0}
@@ -105,31 +102,20 @@ def block_table(sizes: Sizes) -> Table:
         table.rows.append(tables.compared(name, result, target if sizes.targets else None, None, None))
         table.notes.append(f"{name}: {result.note}")
         print(" | ".join(table.rows[-1]), file=sys.stderr)
-        fastest(name, result.peer.name if result.peer else "")
+        winners[name] = result.peer.name if result.peer else ""
     table.notes.append(_products(sizes))
-    return table
+    return table, winners
 
 
 def _products(sizes: Sizes) -> str:
     """What no implementation by ground costs of float32 goes below."""
     (n, m), count = sizes.lengths, sizes.block_clips
-    x, y = jnp.ones((count * n, sizes.width)), jnp.ones((sizes.width, count * m))
-    product = jax.jit(partial(jnp.matmul, precision="highest")).lower(x, y).compile()
-    once = measure.median_time(lambda: jax.block_until_ready(product(x, y)), sizes.seconds / 10)
+    x, y = (jnp.ones((count * length, sizes.width)) for length in (n, m))
+    once = measure.product_time(x, y, sizes.seconds / 10)
     return (
         f"the ground costs of all pairs are one matrix product, {tables.seconds(once)} here by itself, their gradients "
         "two more; PyTorch keeps the costs between the two, ours makes them again, a fourth"
     )
-
-
-_FASTEST: dict[str, str] = {}
-
-
-def fastest(name: str, peer: str = "") -> str:
-    """Which peer won the distances alone: it serves the whole step."""
-    if peer:
-        _FASTEST[name] = peer
-    return _FASTEST.get(name, "")
 
 
 def ours(name: str, clips: int, sizes: Sizes) -> Contender:
@@ -151,13 +137,14 @@ def ours(name: str, clips: int, sizes: Sizes) -> Contender:
     return Contender("ours", run)
 
 
-def theirs(name: str, clips: int, sizes: Sizes, *, compiled: bool) -> Contender:
+def theirs(name: str, clips: int, sizes: Sizes, winner: str, *, compiled: bool) -> Contender:
+    """winner: see `_part`."""
     import torch
 
     from scav_jax.parity import convert, theirs, twin, twin_distances
 
     found = configs.FrozenConfigDict(config(name, clips, sizes))
-    part, rows = _part(name, found)
+    part, rows = _part(name, found, winner)
 
     class Fast(twin.Twin):
         def distances(self, name, sequences, batch):
@@ -199,14 +186,14 @@ def theirs(name: str, clips: int, sizes: Sizes, *, compiled: bool) -> Contender:
     return Contender(f"{how}, {part.name}", run, tolerance=part.tolerance, note=part.note)
 
 
-def _part(name, found):
-    """The public part that won by itself, and its rows; the first one where nobody asked."""
+def _part(name, found, winner):
+    """The public part whose contender has this name, and its rows; the first one where none has."""
     every = [(part, rows) for part in parts(name, found) for rows in part.rows]
-    won = [(part, rows) for part, rows in every if fastest(name).startswith(f"{part.name}, {rows} x ")]
+    won = [(part, rows) for part, rows in every if winner.startswith(f"{part.name}, {rows} x ")]
     return (won or every)[0]
 
 
-def steps_table(sizes: Sizes) -> Table:
+def steps_table(sizes: Sizes, winners: Mapping[str, str]) -> Table:
     table = Table(
         "The whole step",
         (
@@ -218,12 +205,12 @@ def steps_table(sizes: Sizes) -> Table:
         "process that takes three steps, libraries included, for the rows with a target.",
     )
     for name, clips, target in tqdm(sizes.clips, desc="steps"):
-        own = ours(name, clips, sizes)
+        own, winner = ours(name, clips, sizes), winners.get(name, "")
         hows = (False, True) if sizes.targets else (False,)
-        settings = [partial(theirs, name, clips, sizes, compiled=compiled) for compiled in hows]
+        settings = [partial(theirs, name, clips, sizes, winner, compiled=compiled) for compiled in hows]
         result = measure.compare(own, settings, sizes.seconds)
         peer = result.peer
-        peaks = [tables.size(_peak(who, name, clips)) if target else NONE for who in CONTENDERS]
+        peaks = [tables.size(_peak(who, name, clips, winner)) if target else NONE for who in CONTENDERS]
         table.rows.append(
             (
                 *(name, str(clips), f"{1 / result.ours_s:.3g}", NONE if peer is None else f"{1 / result.peer_s:.3g}"),
@@ -238,21 +225,19 @@ def steps_table(sizes: Sizes) -> Table:
     return table
 
 
-def _peak(who: str, name: str, clips: int) -> float:
-    command = [sys.executable, "-m", "benchmarks.train_step", f"--alone={who}", f"--distance={name}"]
-    command += [f"--clips={clips}", f"--fastest={fastest(name)}"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["peak"]
+def _peak(who: str, name: str, clips: int, winner: str) -> float:
+    flags = f"--alone={who}", f"--distance={name}", f"--clips={clips}", f"--fastest={winner}"
+    return json.loads(process.run("train_step", *flags))["peak"]
 
 
-def alone(who: str, name: str, clips: int, sizes: Sizes) -> dict[str, float]:
-    made = ours(name, clips, sizes) if who == "ours" else theirs(name, clips, sizes, compiled=who == "compiled")
+def alone(who: str, name: str, clips: int, sizes: Sizes, winner: str) -> dict[str, float]:
+    made = ours(name, clips, sizes) if who == "ours" else theirs(name, clips, sizes, winner, compiled=who == "compiled")
     took = [measure.timed(made.run) for _ in range(3)]
-    return {"seconds": took[-1], "peak": peak_bytes()}
+    return {"seconds": took[-1], "peak": process.peak_bytes()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser = page.parser(__doc__, quick="tiny shapes, to stdout only")
     parser.add_argument("--alone", choices=CONTENDERS)
     parser.add_argument("--distance", choices=("cosine", "euclidean", "dtw", "wasserstein"), default="euclidean")
     parser.add_argument("--clips", type=int, default=64)
@@ -260,17 +245,12 @@ def main() -> None:
     chosen = parser.parse_args()
     sizes = QUICK if chosen.quick else Sizes()
     if chosen.alone:
-        fastest(chosen.distance, chosen.fastest)
-        print(json.dumps(alone(chosen.alone, chosen.distance, chosen.clips, sizes)))
+        print(json.dumps(alone(chosen.alone, chosen.distance, chosen.clips, sizes, chosen.fastest)))
         return
-    found = [block_table(sizes), steps_table(sizes)]
-    text = f"# A training step beside PyTorch\n\nCommand: `python -m benchmarks.train_step`. {measure.hardware()}, " + (
-        f"{torch_parts.version('torch')}.\n\n"
-    )
-    text += "\n".join(table.markdown() for table in found)
-    if not chosen.quick:
-        RESULTS.write_text(text)
-    print(text)
+    blocks, winners = block_table(sizes)
+    found, about = [blocks, steps_table(sizes, winners)], f", {torch_parts.version('torch')}"
+    text = page.page("train_step", "A training step beside PyTorch", found, about=about)
+    page.write("train_step", text, keep=not chosen.quick)
 
 
 if __name__ == "__main__":

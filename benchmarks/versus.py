@@ -6,7 +6,6 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure, peers, tables, torch_parts
@@ -95,10 +94,8 @@ def _products(sizes, what, shape, gradient):
     count, n, m, width = shape
     data = measure.clips(*shape)
     x, y = data.x.reshape(-1, width)[: 64 * n], data.y.reshape(-1, width)[: 8 * m]
-    product = jax.jit(lambda x, y: jnp.matmul(x, y.T, precision="highest")).lower(x, y).compile()
-    once = measure.median_time(lambda: jax.block_until_ready(product(x, y)), sizes.seconds)
-    number = 4 if gradient else 1
-    operations = number * 2 * count**2 * n * m * width
+    once = measure.product_time(x, y, sizes.seconds)
+    operations = (4 if gradient else 1) * 2 * count**2 * n * m * width
     alone = operations / (2 * len(x) * len(y) * width) * once
     whole = measure.median_time(_ours("dtw", shape, gradient).run, sizes.seconds)
     return [(what, f"{operations / 1e9:.3g} G", tables.seconds(alone), tables.seconds(whole), f"{alone / whole:.0%}")]

@@ -34,6 +34,20 @@ def recipe(config: Any) -> Any:
 
 def check(config: Any) -> None:
     """Raises ConfigError at the first key whose value cannot be run; needs neither data nor device."""
+    _check_sizes(config)
+    _check_loss(config)
+    _check_towers(config)
+    for key in ("b1", "b2"):
+        if not 0 <= config.optimizer[key] < 1:
+            raise ConfigError(f"optimizer.{key}: expected 0 <= {key} < 1, got {config.optimizer[key]}")
+    if not config.optimizer.clip_norm > 0:
+        raise ConfigError(f"optimizer.clip_norm: expected a positive number, got {config.optimizer.clip_norm}")
+    for key in ("optimizer.warmup_fraction", "eval.every_fraction", "checkpoint.every_fraction"):
+        if not 0 < (fraction := _value(config, key)) <= 1:
+            raise ConfigError(f"{key}: expected a fraction of the steps, 0 < fraction <= 1, got {fraction}")
+
+
+def _check_sizes(config: Any) -> None:
     counts = {"steps": 2, "batch_size": 2, "log_every_steps": 1, "eval.batch_size": 1, "checkpoint.keep": 1}
     counts |= {"distance.tile_size": 0, "data.slices": 1, "data.resident_gib": 0}
     for key, minimum in counts.items():
@@ -48,10 +62,14 @@ def check(config: Any) -> None:
         raise ConfigError(f"eval.hybrid_k: expected whole numbers above 0, got {config.eval.hybrid_k}")
     if "://" in config.data.stage:
         raise ConfigError(f"data.stage: expected a local folder, got {config.data.stage}")
+
+
+def _check_loss(config: Any) -> None:
+    """Method, distance, and the recipe of each distance."""
     _check_choice("method", config.method, METHODS)
     _check_choice("distance.name", config.distance.name, tuple(distances.DISTANCES))
     try:
-        options = distances.options(config.distance.name, config.distance)
+        options = distances.definition(config.distance.name, config.distance)
     except ValueError as error:
         raise ConfigError(f"distance.{error}") from error
     for name in distances.DISTANCES:
@@ -61,11 +79,13 @@ def check(config: Any) -> None:
         if not low <= section.temperature <= high:
             raise ConfigError(f"recipe.{name}.temperature: expected {low} to {high}, got {section.temperature}")
     trained = trained_with(config)
-    options = {key: value for key, value in options.items() if key != "tile_size"} if config.method == "scav" else {}
     try:
-        check_normalization(recipe(config).normalization, trained, **options)
+        check_normalization(recipe(config).normalization, trained, **(options if config.method == "scav" else {}))
     except ValueError as error:
         raise ConfigError(f"recipe.{trained}.{error}") from error
+
+
+def _check_towers(config: Any) -> None:
     if tuple(map(tuple, config.pairs)) != PAIRS or not {*PAIRS[0]} <= set(config.model):
         raise ConfigError(f"pairs: expected {PAIRS}, the one pair there is today, got {config.pairs}")
     for name, tower in config.model.items():
@@ -76,14 +96,6 @@ def check(config: Any) -> None:
     widths = {name: tower.width for name, tower in config.model.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(f"model: expected towers of one width, got {widths}")
-    for key in ("b1", "b2"):
-        if not 0 <= config.optimizer[key] < 1:
-            raise ConfigError(f"optimizer.{key}: expected 0 <= {key} < 1, got {config.optimizer[key]}")
-    if not config.optimizer.clip_norm > 0:
-        raise ConfigError(f"optimizer.clip_norm: expected a positive number, got {config.optimizer.clip_norm}")
-    for key in ("optimizer.warmup_fraction", "eval.every_fraction", "checkpoint.every_fraction"):
-        if not 0 < (fraction := _value(config, key)) <= 1:
-            raise ConfigError(f"{key}: expected a fraction of the steps, 0 < fraction <= 1, got {fraction}")
 
 
 def check_devices(config: Any, count: int) -> None:

@@ -21,10 +21,9 @@ from scav_jax.protocol import ALL, subsets
 from scav_jax.retrieval import order_free
 from scav_jax.retrieval.clips import Clips
 from scav_jax.retrieval.ranking import hybrid_distances
-from scav_jax.retrieval.search import Searcher
+from scav_jax.retrieval.search import MODES, Searcher
 
 DIRECTIONS = ("v2a", "a2v")
-MODES = ("aggregate", "sequence", "hybrid", "exact")
 
 Encoded = dict[str, tuple[np.ndarray, np.ndarray | None]]  # (sequences (G, length, d), mask) of each modality
 Encoder = Callable[[dict[str, Any], dict[str, Any]], dict[str, tuple]]
@@ -177,7 +176,7 @@ def sides(config: Any, queries: Encoded, gallery: Encoded, direction: str) -> tu
 
 def searcher(config: Any, name: str, gallery: Clips, direction: str, mesh: Mesh) -> Searcher:
     """Of a gallery, by the config's options of a distance."""
-    options = {key: value for key, value in distances.options(name, config.distance).items() if key != "tile_size"}
+    options = distances.definition(name, config.distance)
     return Searcher(name, gallery, queries_are="x" if direction == "v2a" else "y", mesh=mesh, **options)
 
 
@@ -195,7 +194,7 @@ def _matrix(config, name, queries, gallery, direction, mesh):
 
 def score(ranking: Ranking, facts: Facts) -> dict[str, Any]:
     """One row of metrics.json: recalls in percent, R@1 with its interval, with labels mAP of clips of one class."""
-    groups = np.where(facts.groups == "", facts.ids, facts.groups)[ranking.members]
+    groups = facts.families[ranking.members]
     hits = 100.0 * (ranks(ranking.distances) == 1)
     low, high = bootstrap_interval(hits[None], groups)
     metrics = retrieval_metrics(ranking.distances)

@@ -26,8 +26,7 @@ def frontier(
     queries, programs compiled and the gallery prepared before; "certified", percent of the queries whose answer is
     proven exact; "computed_median" and "computed_max", distances computed for a query.
     """
-    groups = np.where(facts.groups == "", facts.ids, facts.groups)
-    sweep = sorted({min(k, len(groups)) for k in asked.hybrid_k or SWEEP})
+    sweep = sorted({min(k, len(facts.ids)) for k in asked.hybrid_k or SWEEP})
     plan = [("aggregate", None), *(("hybrid", k) for k in sweep), ("exact", None), ("sequence", None)]
     rows = []
     jobs = [(d, name) for d in asked.directions for name in asked.distances or (config.distance.name,)]
@@ -44,7 +43,7 @@ def frontier(
                 found = finder.search(queries, top, **settings)
                 seconds.append(time.perf_counter() - start)
             hits = 100.0 * _is_first(found.indices, found.distances)
-            low, high = bootstrap_interval(hits[None], groups)
+            low, high = bootstrap_interval(hits[None], facts.families)
             rows.append(
                 {
                     "mode": mode,

@@ -136,11 +136,9 @@ class SequenceSearch(_Model):
         config = self._encoder.run.config
         if asked == modality:
             raise ValueError(f"queries: expected another modality than that of the gallery, got {asked} for both")
-        name = config.distance.name
-        options = {key: value for key, value in distances.options(name, config.distance).items() if key != "tile_size"}
-        searcher = Searcher(
-            name, clips, queries_are="x" if asked == config.pairs[0][0] else "y", batch_size=_BATCH, **options
-        )
+        name, side = config.distance.name, "x" if asked == config.pairs[0][0] else "y"
+        options = distances.definition(name, config.distance)
+        searcher = Searcher(name, clips, queries_are=side, batch_size=_BATCH, **options)
         top_k = min(top_k, len(ids), self._candidates if self._mode == "hybrid" else len(ids))
         found = searcher.search(encoded, top_k, mode=self._mode, candidates=self._candidates)
         return {

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,22 +21,46 @@ class Hits(NamedTuple):
     groups: np.ndarray
 
 
+class _Stored(NamedTuple):
+    """What eval.py kept of a run: ranks (Q,) by (mode, distance, direction, subset, k), and facts of the split's clips.
+
+    families: related clips share one.
+    """
+
+    method: str
+    trained_with: str
+    ids: np.ndarray
+    families: np.ndarray
+    subsets: np.ndarray
+    ranks: dict[tuple, np.ndarray]
+
+    def members(self, subset: str) -> np.ndarray:
+        """(clips,) bool"""
+        return (self.subsets == subset) | (subset == "all")
+
+
+def _read(run: AnyPath) -> _Stored:
+    protocol = json.loads((run / "eval" / "metrics.json").read_text())["protocol"]
+    with np.load(io.BytesIO((run / "eval" / "ranks.npz").read_bytes())) as stored:
+        arrays = dict(stored)
+    ids, groups, subsets = (arrays.pop(name) for name in ("ids", "groups", "subsets"))
+    cell = operator.itemgetter("mode", "distance", "direction", "subset", "k")
+    ranks = {cell(json.loads(name)): arrays[name] for name in sorted(arrays)}
+    return _Stored(
+        protocol["method"], protocol["trained_with"], ids, np.where(groups == "", ids, groups), subsets, ranks
+    )
+
+
 def load_hits(runs: Sequence[AnyPath]) -> dict[Key, Hits]:
     """Every ranking of the runs' RUN/eval/ranks.npz, the seeds of a method stacked."""
     found: dict[Key, list[np.ndarray]] = {}
-    groups: dict[Key, np.ndarray] = {}
-    for run in runs:
-        protocol = json.loads((run / "eval" / "metrics.json").read_text())["protocol"]
-        with np.load(io.BytesIO((run / "eval" / "ranks.npz").read_bytes())) as stored:
-            labels = np.where(stored["groups"] == "", stored["ids"], stored["groups"])
-            for name in sorted(set(stored.files) - {"ids", "groups", "subsets"}):
-                ranking = json.loads(name)
-                cell = (ranking[field] for field in ("mode", "distance", "direction", "subset", "k"))
-                key: Key = (protocol["method"], protocol["trained_with"], *cell)
-                members = slice(None) if ranking["subset"] == "all" else stored["subsets"] == ranking["subset"]
-                found.setdefault(key, []).append(100.0 * (stored[name] == 1))
-                groups[key] = labels[members]
-    return {key: Hits(np.stack(hits), groups[key]) for key, hits in found.items()}
+    families: dict[Key, np.ndarray] = {}
+    for stored in map(_read, runs):
+        for (*how, subset, k), ranks in stored.ranks.items():
+            key: Key = (stored.method, stored.trained_with, *how, subset, k)
+            found.setdefault(key, []).append(100.0 * (ranks == 1))
+            families[key] = stored.families[stored.members(subset)]
+    return {key: Hits(np.stack(hits), families[key]) for key, hits in found.items()}
 
 
 class Paired(NamedTuple):
@@ -74,8 +99,8 @@ def paired(first: AnyPath, second: AnyPath) -> list[Paired]:
     for subset, (ids, groups, ranks) in before.items():
         if subset not in after or list(after[subset][0]) != list(ids):
             raise ValueError(f"{second}: expected the queries of {first} in subset {subset}, got others")
-        hits = [100.0 * (side == 1).mean(axis=0)[None] for side in (ranks, after[subset][2])]
         right = [side == 1 for side in (ranks, after[subset][2])]
+        hits = [100.0 * side.mean(axis=0)[None] for side in right]
         interval = bootstrap_interval(hits[1] - hits[0], groups)
         gain = float((hits[1] - hits[0]).mean())
         counts = ranks.size, int((right[1] & ~right[0]).sum()), int((right[0] & ~right[1]).sum())
@@ -109,28 +134,24 @@ def paired_table(first: AnyPath, second: AnyPath) -> str:
 
 
 def _own_ranks(run: AnyPath) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """subset -> (ids (Q,), groups (Q,), ranks (directions, Q)) by the run's own retrieval."""
-    protocol = json.loads((run / "eval" / "metrics.json").read_text())["protocol"]
-    own = ("aggregate" if protocol["method"] == "cav" else "sequence", protocol["trained_with"])
+    """subset -> (ids (Q,), families (Q,), ranks (directions, Q)) by the run's own retrieval."""
+    stored = _read(run)
+    own = ("aggregate" if stored.method == "cav" else "sequence", stored.trained_with)
     found: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(io.BytesIO((run / "eval" / "ranks.npz").read_bytes())) as stored:
-        ids, subsets = stored["ids"], stored["subsets"]
-        groups = np.where(stored["groups"] == "", ids, stored["groups"])
-        for name in set(stored.files) - {"ids", "groups", "subsets"}:
-            ranking = json.loads(name)
-            if (ranking["mode"], ranking["distance"]) == own and ranking["k"] is None:
-                found.setdefault(ranking["subset"], {})[ranking["direction"]] = stored[name]
+    for (mode, distance, direction, subset, k), ranks in stored.ranks.items():
+        if (mode, distance) == own and k is None:
+            found.setdefault(subset, {})[direction] = ranks
+    if not found:
+        raise ValueError(f"{run}: expected {own[0]} retrieval by {own[1]}, got no such ranking")
     result = {}
     for subset in sorted(found, key=lambda name: (name != "all", name)):
         if set(found[subset]) != set(DIRECTION_NAMES):
             raise ValueError(
                 f"{run}: expected {own[0]} retrieval by {own[1]} in both directions, got {set(found[subset])}"
             )
-        members = slice(None) if subset == "all" else subsets == subset
+        members = stored.members(subset)
         ranks = np.stack([found[subset][direction] for direction in DIRECTION_NAMES])
-        result[subset] = ids[members], groups[members], ranks
-    if not result:
-        raise ValueError(f"{run}: expected {own[0]} retrieval by {own[1]}, got no such ranking")
+        result[subset] = stored.ids[members], stored.families[members], ranks
     return result
 
 

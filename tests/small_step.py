@@ -4,7 +4,6 @@ As a script it takes the gradients of many cases, as one process or, told so, as
 """
 
 import argparse
-import itertools
 from pathlib import Path
 
 import jax
@@ -90,15 +89,14 @@ def _gradient(config, state, data, axis_name):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--distances", nargs="+", required=True)
-    parser.add_argument("--normalizations", nargs="+", required=True)
+    parser.add_argument("--cases", nargs="+", required=True, help="DISTANCE-NORMALIZATION, in every type")
     parser.add_argument("--coordinator")
     parser.add_argument("--process", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.coordinator:
         jax.distributed.initialize(arguments.coordinator, 2, arguments.process)
-    cases = itertools.product(arguments.distances, arguments.normalizations, TOLERANCE)
-    results = {"-".join(case): spread_gradients(*case) for case in cases}
+    cases = [f"{case}-{dtype}" for case in arguments.cases for dtype in TOLERANCE]
+    results = {case: spread_gradients(*case.split("-")) for case in cases}
     if jax.process_index() == 0:
         leaves = {f"{case}-{i:03}": leaf for case, found in results.items() for i, leaf in enumerate(found)}
         np.savez(arguments.out, **leaves)

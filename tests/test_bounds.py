@@ -57,12 +57,11 @@ def both(case, x, y, masks, rank):
 @settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
-    rank=st.sampled_from([1, 4]),
     ragged=st.booleans(),
     scale=st.sampled_from([1e-3, 1.0, 30.0]),
     alike=st.booleans(),
 )
-def test_no_bound_exceeds_its_distance(case, seed, rank, ragged, scale, alike):
+def test_no_bound_exceeds_its_distance(case, seed, ragged, scale, alike):
     rng = np.random.default_rng(seed)
     x, y = (scale * rng.normal(size=shape).astype(np.float32) for shape in ((5, 4, 6), (7, 6, 6)))
     if alike:  # near distances of 0 rounding is all there is
@@ -72,7 +71,7 @@ def test_no_bound_exceeds_its_distance(case, seed, rank, ragged, scale, alike):
     if ragged:
         lengths = (rng.integers(1, side.shape[1] + 1, len(side)) for side in (x, y))
         masks = tuple(prefix_mask(jnp.asarray(n), side.shape[1]) for n, side in zip(lengths, (x, y), strict=True))
-    exact, found = both(case, x, y, masks, rank)
+    exact, found = both(case, x, y, masks, rank=1 if ragged else 4)  # of each two programs to compile
     assert found.shape == exact.shape
     assert (found <= exact).all(), (found - exact).max()
 

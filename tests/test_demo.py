@@ -10,15 +10,29 @@ KEYS = {"method", "trained_with", "seed", "mode", "distance", "direction", "subs
 KEYS |= {"R@1", "R@5", "R@10", "MedR", "MRR"}
 
 
+# What makes a copy's demo small: fewer layers and iterations, which tell nothing about how its parts fit together.
+SMALLER = {
+    "configs/marimba.py": [("num_layers=2", "num_layers=1"), ("num_iterations = 30", "num_iterations = 3")],
+    "scav_jax/models/clip.py": [("num_layers=12, num_heads=12, patch=32", "num_layers=1, num_heads=12, patch=32")],
+    "scav_jax/models/beats.py": [("encoder_layers: int = 12", "encoder_layers: int = 1")],
+}
+
+
 @pytest.fixture(scope="module")
 def clone(marimba, tmp_path_factory):
-    """The source tree with a small marimba store in the demo's place."""
+    """The source tree, made small, with a small marimba store in the demo's place."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("train.py", "eval.py", "demo.py"):
         shutil.copy(REPOSITORY / name, folder)
     sources_only = shutil.ignore_patterns("world", "store", "clip+beats", "__pycache__")
     for name in ("configs", "data", "scav_jax"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=sources_only)
+    for name, changes in SMALLER.items():
+        text = (folder / name).read_text()
+        for before, after in changes:
+            assert text.count(before) == 1
+            text = text.replace(before, after)
+        (folder / name).write_text(text)
     for name in ("world", "store"):
         shutil.copytree(marimba / name, folder / "data" / "marimba" / name)
     return folder

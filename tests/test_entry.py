@@ -199,24 +199,3 @@ def test_ott_trains_as_our_own_iterations_do(shell, marimba, tmp_path):
     assert len(ott) == 50
     assert np.mean(ott[-10:]) < np.mean(ott[:10])
     np.testing.assert_allclose(ott, own, rtol=1e-4)
-
-
-@pytest.mark.heavy
-def test_own_features_in_three_commands(shell, tmp_path, rng):
-    """The commands of data/own/README.md, on random features without rates or splits."""
-    features = tmp_path / "features"
-    features.mkdir()
-    for clip in range(60):
-        visual, audio = rng.normal(size=(rng.integers(4, 9), 6)), rng.normal(size=(12, 5))
-        np.savez(features / f"clip{clip}.npz", visual=visual, audio=audio)
-    packed = shell("-m", "data.own", f"--features={features}", f"--out={tmp_path / 'store'}")
-    assert packed.returncode == 0, packed.stderr
-    trained = train(shell, tmp_path / "store", tmp_path / "run", config="base")
-    assert trained.returncode == 0, trained.stderr
-    evaluated = shell("eval.py", f"--workdir={tmp_path / 'run'}")
-    assert evaluated.returncode == 0, evaluated.stderr
-    written = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
-    assert written["protocol"]["dataset"] == "own"
-    assert {row["subset"] for row in written["results"]} == {"all"}
-    assert {row["k"] for row in written["results"]} == {None, 10, 50}
-    assert (tmp_path / "run" / "eval" / "report.html").is_file()

@@ -13,11 +13,13 @@ from data.marimba import picture, prepare, score, sound
 from scav_jax.features import media
 
 CLIPS = score.clips(0, 0.1)
+HARD = score.clips(0, 0.1, score.DIFFICULTIES["hard"])
+BOTH = pytest.mark.parametrize("clips", [CLIPS, HARD], ids=["demo", "hard"])
 
 
-def groups(subset):
+def groups(subset, clips=CLIPS):
     found = defaultdict(list)
-    for clip in CLIPS:
+    for clip in clips:
         if clip.split == "test" and clip.subset == subset:
             found[clip.group].append(clip)
     return list(found.values())
@@ -57,9 +59,10 @@ def test_full_counts():
     }
 
 
+@BOTH
 @pytest.mark.parametrize("subset", ["order", "lag", "drift", "unseen"])
-def test_groups_share_notes_and_rhythm_and_differ_in_order(subset):
-    for members in groups(subset):
+def test_groups_share_notes_and_rhythm_and_differ_in_order(subset, clips):
+    for members in groups(subset, clips):
         assert len(members) >= 6
         assert len({tuple(sorted(clip.bars)) for clip in members}) == 1
         assert len({clip.picture_onsets_s for clip in members}) == 1
@@ -85,7 +88,7 @@ def test_static_clips_never_change():
         assert all(notes == set(clip.bars) for notes in played)
         assert np.diff(clip.picture_onsets_s).max() < 0.1
         assert clip.picture_onsets_s[0] == 0
-        assert clip.picture_onsets_s[-1] > score.CLIP_S - 0.1
+        assert clip.picture_onsets_s[-1] > score.DEMO.clip_s - 0.1
 
 
 def test_lag_shifts_the_sound():
@@ -114,13 +117,26 @@ def test_the_other_subsets_are_synchronous():
             assert clip.picture_onsets_s == clip.sound_onsets_s
 
 
-def test_no_stroke_leaves_the_clip():
-    for clip in CLIPS:
+@BOTH
+def test_no_stroke_leaves_the_clip(clips):
+    for clip in clips:
         for onsets in (clip.picture_onsets_s, clip.sound_onsets_s):
             assert all(np.diff(onsets) > 0)
             assert onsets[0] >= 0
-            assert onsets[-1] < score.CLIP_S
+            assert onsets[-1] < clip.difficulty.clip_s
             assert len(onsets) == len(clip.bars)
+
+
+def test_the_hard_world_is_longer_denser_and_has_more_false_strokes():
+    demo, hard = (score.DIFFICULTIES[name] for name in ("demo", "hard"))
+    melodies = [[clip for clip in clips if clip.subset == "order"] for clips in (CLIPS, HARD)]
+    gaps = [np.mean([np.diff(clip.picture_onsets_s).mean() for clip in clips]) for clips in melodies]
+    assert gaps[1] < 0.9 * gaps[0]
+    assert hard.clip_s > demo.clip_s
+    assert hard.max_ghosts / hard.clip_s > demo.max_ghosts / demo.clip_s
+    clip = melodies[1][0]
+    assert len(picture.frames(clip, np.random.default_rng(0))) == hard.clip_s * picture.FRAME_RATE_HZ
+    assert len(sound.wave(clip, np.random.default_rng(0))) == hard.clip_s * sound.RATE_HZ
 
 
 def test_unseen_palettes_and_timbres_are_not_in_training():
@@ -173,7 +189,9 @@ def test_a_clip_is_one_h264_and_one_aac_stream_of_four_seconds(marimba):
         with av.open(str(path)) as container:
             assert [stream.codec_context.name for stream in container.streams] == ["h264", "aac"]
             for stream in container.streams:
-                assert float(stream.duration * stream.time_base) == pytest.approx(score.CLIP_S, abs=0.065)  # AAC packet
+                assert float(stream.duration * stream.time_base) == pytest.approx(
+                    score.DEMO.clip_s, abs=0.065
+                )  # AAC packet
 
 
 @pytest.fixture(scope="module")

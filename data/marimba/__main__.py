@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from data.marimba.prepare import LIGHT, NETWORKS, ROOT, SEED, prepare
+from data.marimba.prepare import LIGHT, NETWORKS, ROOTS, SEED, prepare
 
 
 def main() -> int:
@@ -11,8 +11,9 @@ def main() -> int:
         prog="python -m data.marimba", description="Render marimba clips and pack a store."
     )
     parser.add_argument(
-        "--out", default=ROOT, help="folder for world/ (media, features) and store/ (default: %(default)s)"
+        "--out", help=f"folder for world/ (media, features) and store/ (default: {' or '.join(ROOTS.values())})"
     )
+    parser.add_argument("--difficulty", default="demo", choices=ROOTS, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="multiplies the number of clips (default: %(default)s)"
@@ -25,6 +26,7 @@ def main() -> int:
     try:
         prepare(
             options.out,
+            difficulty=options.difficulty,
             seed=options.seed,
             scale=options.scale,
             extractor=options.extractor,

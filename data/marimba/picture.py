@@ -4,7 +4,7 @@ import colorsys
 
 import numpy as np
 
-from data.marimba.score import CLIP_S, NOTES, Clip, ghosts
+from data.marimba.score import NOTES, Clip, ghosts
 
 FRAME_RATE_HZ = 20
 HEIGHT, WIDTH = 64, 96
@@ -16,7 +16,7 @@ UNSEEN_HUES = ((0.18, 0.26), (0.75, 0.92))
 def frames(clip: Clip, rng: np.random.Generator) -> np.ndarray:
     """(time, HEIGHT, WIDTH, 3) uint8 frames of a clip; `rng` draws palette, lighting, camera and noise."""
     rest, struck = _stills(clip.unseen, rng)
-    glow = _glow(clip, ghosts(rng))
+    glow = _glow(clip, ghosts(rng, clip.difficulty))
     video = rest + np.tensordot(glow, struck - rest, axes=1)
     video *= _lighting(rng)
     video += _noise(rng, len(video))
@@ -25,7 +25,7 @@ def frames(clip: Clip, rng: np.random.Generator) -> np.ndarray:
 
 def _glow(clip: Clip, glints: list[tuple[int, float, float]]) -> np.ndarray:
     """(time, bars) how far each bar is lit and moved: 1 at its stroke, then fading."""
-    times = np.arange(round(CLIP_S * FRAME_RATE_HZ)) / FRAME_RATE_HZ
+    times = np.arange(round(clip.difficulty.clip_s * FRAME_RATE_HZ)) / FRAME_RATE_HZ
     glow = np.zeros((len(times), len(NOTES)), np.float32)
     strokes = [(bar, onset_s, 1.0) for bar, onset_s in zip(clip.bars, clip.picture_onsets_s, strict=True)]
     for bar, onset_s, level in strokes + glints:

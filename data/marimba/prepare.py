@@ -22,15 +22,16 @@ from scav_jax.features.extract import extract
 from scav_jax.features.extractors import Extractor, make_extractor
 
 ROOT = "data/marimba"
-STORE = f"{ROOT}/store"
+ROOTS = {"demo": ROOT, "hard": f"{ROOT}/hard"}  # of each difficulty
 LIGHT, NETWORKS = "pixels+logmel", "clip+beats"
 SEED = 1  # 0 is the world on which difficulty and distance options were tried; nobody looks at 1 before the end
 VERSION = 1  # of score, picture and sound: another number, another world
 
 
 def prepare(
-    out: str | Path = ROOT,
+    out: str | Path | None = None,
     *,
+    difficulty: str = "demo",
     seed: int = SEED,
     scale: float = 1.0,
     extractor: str = LIGHT,
@@ -38,22 +39,30 @@ def prepare(
     beats_weights: str | None = None,
     num_workers: int | None = None,
 ) -> None:
-    """Renders, extracts and packs the world that (seed, scale) stand for below `out`, where it is not there yet.
+    """Renders, extracts and packs the world that (difficulty, seed, scale) stand for, where it is not there yet.
 
-    extractor: LIGHT, or NETWORKS with these files of weights, random where there is none. ValueError where `out` holds
-    another world, or where a stage fails.
+    out: the folder of world/ and store/ (None: the difficulty's of ROOTS). extractor: LIGHT, or NETWORKS with these
+    files of weights, random where there is none. ValueError where `out` holds another world, or where a stage fails.
     """
     # One process a core: BLAS threads on top of them only fight for the cores. The workers inherit it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    out = Path(out)
+    out = Path(out or ROOTS[difficulty])
     world = out / "world"
-    clips = score.clips(seed, scale)
+    clips = score.clips(seed, scale, score.DIFFICULTIES[difficulty])
     with files.alone_in(world):  # all processes of a run begin with this
         settings: dict[str, Any] = {"version": VERSION, "seed": seed, "scale": scale}
-        _keep_settings(world, settings if extractor == LIGHT else {**settings, "extractor": extractor})
+        settings |= {"extractor": extractor} if extractor != LIGHT else {}
+        _keep_settings(world, settings | ({"difficulty": difficulty} if difficulty != "demo" else {}))
         if not (out / "store").exists():
             extractors, encoders = _extractors(extractor, clip_weights, beats_weights)
             _prepare(clips, out, seed, extractors, encoders, num_workers or os.cpu_count() or 1)
+
+
+def prepare_missing(store: str) -> None:
+    """Makes a store of ours where there is none yet; leaves any other alone."""
+    for difficulty, root in ROOTS.items():
+        if store == f"{root}/store" and not Path(store).exists():
+            prepare(difficulty=difficulty)
 
 
 def _extractors(
@@ -80,7 +89,9 @@ def _prepare(
     num_workers: int,
 ) -> None:
     world = out / "world"
-    print(f"marimba: rendering {len(clips)} clips of {score.CLIP_S:g} s into {world / 'media'}", flush=True)
+    print(
+        f"marimba: rendering {len(clips)} clips of {clips[0].difficulty.clip_s:g} s into {world / 'media'}", flush=True
+    )
     render(clips, world, seed, num_workers)
     print("marimba: extracting features", flush=True)
     report = extract(

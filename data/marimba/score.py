@@ -8,14 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 
 NOTES = ("C4", "D4", "E4", "G4", "A4", "C5", "D5", "E5")  # pentatonic; one bar each
-CLIP_S = 4.0
-NUM_STROKES = 12
-UNIT_S = (0.068, 0.088)  # shortest time unit of a rhythm, drawn per melody
-UNIT_UNSEEN_S = ((0.055, 0.062), (0.094, 0.1))
 NUM_EXCHANGES = 1
-MAX_GHOSTS = 6
 MAX_LAG_S = 0.5
 SPEEDS = (0.8, 1.25)
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What the clips of a world have in common. unit_s: shortest time unit of a rhythm, drawn per melody."""
+
+    clip_s: float
+    num_strokes: int
+    unit_s: tuple[float, float]
+    unseen_unit_s: tuple[tuple[float, float], tuple[float, float]]
+    max_ghosts: int
+
+
+DIFFICULTIES = {
+    "demo": Difficulty(4.0, 12, (0.068, 0.088), ((0.055, 0.062), (0.094, 0.1)), max_ghosts=6),
+    "hard": Difficulty(8.0, 30, (0.055, 0.07), ((0.044, 0.05), (0.075, 0.08)), max_ghosts=20),
+}
+DEMO = DIFFICULTIES["demo"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,7 @@ class Clip:
     picture_onsets_s: tuple[float, ...]
     sound_onsets_s: tuple[float, ...]
     unseen: bool = False  # palette and timbre from the held-out ones
+    difficulty: Difficulty = DEMO
 
     @property
     def label(self) -> str:
@@ -53,8 +67,8 @@ COUNTS = {
 SUBSETS = tuple(COUNTS["test"])
 
 
-def clips(seed: int, scale: float = 1.0) -> list[Clip]:
-    """All clips of the world. `scale` multiplies the number of groups (at least two, and eight clips to train on)."""
+def clips(seed: int, scale: float = 1.0, difficulty: Difficulty = DEMO) -> list[Clip]:
+    """All clips of a world. `scale` multiplies the number of groups (at least two, and eight clips to train on)."""
     found = []
     for split_index, (split, subsets) in enumerate(COUNTS.items()):
         for subset, (num_groups, group_size) in subsets.items():
@@ -68,7 +82,7 @@ def clips(seed: int, scale: float = 1.0) -> list[Clip]:
             for index in range(num_groups):
                 rng = np.random.default_rng([seed, split_index, subset_index, index])
                 group = f"{split}-{subset}-{index:03d}" if subset else f"{split}-{index:05d}"
-                members = _group(rng, subset, group_size, note_sets[index] if note_sets else None)
+                members = _group(rng, difficulty, subset, group_size, note_sets[index] if note_sets else None)
                 for member, (bars, picture_onsets, sound_onsets) in enumerate(members):
                     found.append(
                         Clip(
@@ -80,6 +94,7 @@ def clips(seed: int, scale: float = 1.0) -> list[Clip]:
                             picture_onsets_s=tuple(map(float, picture_onsets)),
                             sound_onsets_s=tuple(map(float, sound_onsets)),
                             unseen=subset == "unseen",
+                            difficulty=difficulty,
                         )
                     )
     return found
@@ -92,26 +107,26 @@ def gallery(seed: int, count: int, *, one_multiset: bool = False) -> list[Clip]:
     of notes, so that only the order of events tells clips apart.
     """
     shared = np.random.default_rng([seed, len(COUNTS), int(one_multiset)])
-    bars, onsets = _bars(shared), _rhythm(shared)
+    bars, onsets = _bars(shared, DEMO), _rhythm(shared, DEMO)
     found = []
     for index in range(count):
         rng = np.random.default_rng([seed, len(COUNTS), int(one_multiset), index])
         if one_multiset:
             bars = rng.permutation(bars)
         else:
-            bars, onsets = _bars(rng), _rhythm(rng)
+            bars, onsets = _bars(rng, DEMO), _rhythm(rng, DEMO)
         times = tuple(map(float, onsets))
         found.append(Clip(f"gallery-{index:06d}", "gallery", "", "", tuple(map(int, bars)), times, times))
     return found
 
 
-def ghosts(rng: np.random.Generator) -> list[tuple[int, float, float]]:
+def ghosts(rng: np.random.Generator, difficulty: Difficulty) -> list[tuple[int, float, float]]:
     """(bar, onset_s, level) of strokes that are only seen, or only heard: glints, a player next door."""
-    number = rng.integers(MAX_GHOSTS + 1)
+    number = rng.integers(difficulty.max_ghosts + 1)
     return list(
         zip(
             rng.integers(len(NOTES), size=number).tolist(),
-            rng.uniform(0, CLIP_S, number).tolist(),
+            rng.uniform(0, difficulty.clip_s, number).tolist(),
             rng.uniform(0.3, 0.9, number).tolist(),
             strict=True,
         )
@@ -121,28 +136,34 @@ def ghosts(rng: np.random.Generator) -> list[tuple[int, float, float]]:
 Melody = tuple[np.ndarray, np.ndarray, np.ndarray]  # bars, picture onsets, sound onsets
 
 
-def _group(rng: np.random.Generator, subset: str, size: int, note_set: np.ndarray | None) -> list[Melody]:
+def _group(
+    rng: np.random.Generator, difficulty: Difficulty, subset: str, size: int, note_set: np.ndarray | None
+) -> list[Melody]:
     """Related clips: each subset says what its members share and in what they differ."""
     if subset == "static":
         assert note_set is not None
-        onsets = np.arange(0.0, CLIP_S, 0.08)
+        onsets = np.arange(0.0, difficulty.clip_s, 0.08)
         return [(note_set[np.arange(len(onsets)) % len(note_set)], onsets, onsets)]
     if subset == "semantic":
         assert note_set is not None
-        bars = rng.permutation(np.concatenate([note_set, rng.choice(note_set, NUM_STROKES - len(note_set))]))
-        onsets = _rhythm(rng)
+        bars = rng.permutation(np.concatenate([note_set, rng.choice(note_set, difficulty.num_strokes - len(note_set))]))
+        onsets = _rhythm(rng, difficulty)
         return [(bars, onsets, onsets)]
     if subset == "timing":
-        bars = _bars(rng)
-        rhythms = [_rhythm(rng) for _ in range(size)]
+        bars = _bars(rng, difficulty)
+        rhythms = [_rhythm(rng, difficulty) for _ in range(size)]
         return [(bars, onsets, onsets) for onsets in rhythms]
     if subset == "":
-        onsets = _rhythm(rng)
+        onsets = _rhythm(rng, difficulty)
         return [
-            (_bars(rng), onsets, _desynchronised(rng, onsets, rng.choice(["", "lag", "drift"], p=[0.7, 0.15, 0.15])))
+            (
+                _bars(rng, difficulty),
+                onsets,
+                _desynchronised(rng, onsets, rng.choice(["", "lag", "drift"], p=[0.7, 0.15, 0.15])),
+            )
         ]
-    onsets = _rhythm(rng, unseen=subset == "unseen")
-    return [(bars, onsets, _desynchronised(rng, onsets, subset)) for bars in _orders(rng, _bars(rng), size)]
+    onsets = _rhythm(rng, difficulty, unseen=subset == "unseen")
+    return [(bars, onsets, _desynchronised(rng, onsets, subset)) for bars in _orders(rng, _bars(rng, difficulty), size)]
 
 
 def _desynchronised(rng: np.random.Generator, onsets: np.ndarray, how: str) -> np.ndarray:
@@ -153,18 +174,17 @@ def _desynchronised(rng: np.random.Generator, onsets: np.ndarray, how: str) -> n
     return onsets
 
 
-def _bars(rng: np.random.Generator) -> np.ndarray:
+def _bars(rng: np.random.Generator, difficulty: Difficulty) -> np.ndarray:
     """A melody over five of the bars: repeated notes make its multiset a weak fingerprint."""
-    return rng.permutation(np.resize(rng.choice(len(NOTES), 5, replace=False), NUM_STROKES))
+    return rng.permutation(np.resize(rng.choice(len(NOTES), 5, replace=False), difficulty.num_strokes))
 
 
-def _rhythm(rng: np.random.Generator, unseen: bool = False) -> np.ndarray:
-    """Onsets within 0.5 to 3.5 s: with lag or drift no stroke leaves the clip."""
-    low, high = UNIT_UNSEEN_S[rng.integers(2)] if unseen else UNIT_S
-    gaps = rng.uniform(low, high) * rng.choice([2, 3, 4], NUM_STROKES - 1)
-    length = gaps.sum()
-    gaps *= min(1.0, 2.55 / length)
-    first = rng.uniform(0.5, 3.1 - gaps.sum())
+def _rhythm(rng: np.random.Generator, difficulty: Difficulty, unseen: bool = False) -> np.ndarray:
+    """Onsets from 0.5 s on that leave room at the end: with lag or drift no stroke leaves the clip."""
+    low, high = difficulty.unseen_unit_s[rng.integers(2)] if unseen else difficulty.unit_s
+    gaps = rng.uniform(low, high) * rng.choice([2, 3, 4], difficulty.num_strokes - 1)
+    gaps *= min(1.0, 0.6375 * difficulty.clip_s / gaps.sum())
+    first = rng.uniform(0.5, 0.775 * difficulty.clip_s - gaps.sum())
     return first + np.concatenate([[0.0], np.cumsum(gaps)])
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.marimba.score import CLIP_S, Clip, ghosts
+from data.marimba.score import Clip, ghosts
 
 RATE_HZ = 16_000
 NOTE_HZ = (261.63, 293.66, 329.63, 392.00, 440.00, 523.25, 587.33, 659.26)  # of score.NOTES
@@ -17,13 +17,13 @@ def wave(clip: Clip, rng: np.random.Generator) -> np.ndarray:
     levels = np.array([1.0, rng.uniform(0.1, 0.6), rng.uniform(0.0, 0.2)])
     decays_s = rng.uniform(0.12, 0.35) / np.array([1.0, 1.8, 4.0])
     tuning = 2 ** (rng.uniform(-25, 25) / 1200)
-    sound = np.zeros(round(CLIP_S * RATE_HZ), np.float32)
+    sound = np.zeros(round(clip.difficulty.clip_s * RATE_HZ), np.float32)
     stroke_s = np.arange(round(5 * decays_s[0] * RATE_HZ)) / RATE_HZ
     tones = [_tone(note_hz * tuning, partials, levels, decays_s, stroke_s) for note_hz in NOTE_HZ]
     strokes = [
         (bar, onset_s, rng.uniform(0.7, 1.0)) for bar, onset_s in zip(clip.bars, clip.sound_onsets_s, strict=True)
     ]
-    for bar, onset_s, level in strokes + ghosts(rng):
+    for bar, onset_s, level in strokes + ghosts(rng, clip.difficulty):
         start = round(onset_s * RATE_HZ)
         part = sound[start : start + len(stroke_s)]
         part += level * tones[bar][: len(part)]

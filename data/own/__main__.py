@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from scav_jax.features.checks import report
 from scav_jax.features.clips import SPLITS
 from scav_jax.features.extract import read_record
 from scav_jax.features.plan import describe_plan, plan_store
@@ -58,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_store(plan, options.out)
             print(f"wrote {options.out}")
     except (ValueError, OSError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 1
+        return report(error)
     return 0
 
 

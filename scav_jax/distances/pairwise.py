@@ -39,6 +39,11 @@ def options(name: str, section) -> dict[str, Any]:
     Takes what `name` knows and leaves out what only other distances know; a key that none knows is a ValueError.
     tile_size 0 stands for None, and a number of positions may come as text ("32"): flags and configs hold one type.
     """
+    return {"tile_size": section.get("tile_size") or None, **definition(name, section)}
+
+
+def definition(name: str, section) -> dict[str, Any]:
+    """`options` but tile_size, which says how the distance is computed and not which it is."""
     known = {"name", "tile_size"}.union(*(option_names(other) for other in DISTANCES))
     unknown = sorted(set(section) - known)
     if unknown:
@@ -47,7 +52,7 @@ def options(name: str, section) -> dict[str, Any]:
     if isinstance(chosen.get("resample"), str) and chosen["resample"].isdecimal():
         chosen["resample"] = int(chosen["resample"])
     _check_options(name, chosen)
-    return {"tile_size": section.get("tile_size") or None, **chosen}
+    return chosen
 
 
 def can_be_negative(name: str, **options) -> bool:

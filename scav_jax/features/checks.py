@@ -1,6 +1,10 @@
-"""What makes a clip's features unusable: one rule for the extraction that writes them and the store that packs them."""
+"""What makes a clip's features or a table of clips unusable: one rule for whoever writes and whoever reads them."""
 
-from collections.abc import Sequence
+import csv
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +20,30 @@ class FeatureError(ValueError):
 
     def __reduce__(self) -> tuple[type["FeatureError"], tuple[Sequence[str]]]:
         return FeatureError, (self.problems,)
+
+
+def report(error: Exception) -> int:
+    """Says every problem in a line of its own on stderr; the exit code of a command that ends so."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return 1
+
+
+def read_table(path: Path, columns: Collection[str], needed: str) -> tuple[list[str], list[tuple[int, dict[Any, Any]]]]:
+    """Header and rows, with their lines, of a .csv that has the column `needed` and others of `columns`.
+
+    A row of too many cells has the key None, one of too few the value. FeatureError: no such file.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            header, rows = list(reader.fieldnames or []), [(reader.line_num, row) for row in reader]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise FeatureError([f"{path}: expected a .csv in UTF-8: {error}"]) from error
+    if needed not in header or set(header) - set(columns):
+        expected = f"a header of {','.join(columns)} ({needed} needed)"
+        raise FeatureError([f"{path}: expected {expected}, got {','.join(header)}"])
+    return header, rows
 
 
 def find_problem(features: np.ndarray) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from scav_jax.features.checks import FeatureError
+from scav_jax.features.checks import FeatureError, read_table
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "by sha256 of the group (of the id without one): 80 % train, 10 % val, 10 % test, at least one group each"
@@ -32,15 +32,7 @@ def read_clips(path: str | Path) -> list[Clip]:
     Without a split column the clips are split by SPLIT_RULE.
     """
     path = Path(path)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            header = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise FeatureError([f"{path}: expected a .csv in UTF-8: {error}"]) from error
-    if "id" not in header or set(header) - set(COLUMNS):
-        raise FeatureError([f"{path}: expected a header of {','.join(COLUMNS)} (id needed), got {','.join(header)}"])
+    header, rows = read_table(path, COLUMNS, "id")
     problems, clips = [], dict[str, Clip]()
     for line, row in rows:
         if None in row or None in row.values():

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from scav_jax import files
 from scav_jax.features import health, workers
-from scav_jax.features.checks import FeatureError, find_problem
+from scav_jax.features.checks import FeatureError, find_problem, report
 from scav_jax.features.extractors import Extractor, describe, has_network
 from scav_jax.features.flags import add_extractor_flags, extractors_of
 from scav_jax.features.listing import Item, cut, list_media, share
@@ -98,7 +98,7 @@ def extract(
     items, bad = task.items(media)
     _keep_record(out_dir, _record(extractors, task))
     todo = [item for item in items if not (out_dir / f"{item.id}.npz").exists()]
-    report = Report(num_resumed=len(items) - len(todo), bad=bad)
+    done = Report(num_resumed=len(items) - len(todo), bad=bad)
     for _, (path, reason) in bad.items():
         tqdm.write(f"{path}: {reason}", file=sys.stderr)
     num_workers = (os.cpu_count() or 1) if num_workers is None else num_workers
@@ -110,28 +110,20 @@ def extract(
     )
     with tqdm(total=len(todo), unit="clip", disable=not progress) as bar:
         while group := list(islice(results, together)):
-            found = {item: result for item, result in group if isinstance(result, Found)}
-            failed = {
-                item: "the decoder crashed" if isinstance(result, workers.Crashed) else result
-                for item, result in group
-                if not isinstance(result, Found)
-            }
-            for item, features in _encode(found, encoders):
-                if problem := _find_problem(features):
-                    failed[item] = problem
-                    continue
-                lines.add(health.line(item.id, found[item].facts))
+            good, failed = _encode(group, encoders)
+            for item, found in good.items():
+                lines.add(health.line(item.id, found.facts))
                 content = io.BytesIO()
-                np.savez(content, **features)  # type: ignore[arg-type]
+                np.savez(content, **found.arrays)  # type: ignore[arg-type]
                 files.write_whole(out_dir / f"{item.id}.npz", content.getvalue())
-                report.num_extracted += 1
+                done.num_extracted += 1
             for item, problem in failed.items():
-                report.bad[item.id] = item.path, problem
+                done.bad[item.id] = item.path, problem
                 tqdm.write(f"{item.path}: {problem}", file=sys.stderr)
             bar.update(len(group))
     lines.close()
-    _write_skipped(out_dir / task.name("skipped", ".csv"), report.bad)
-    return report
+    _write_skipped(out_dir / task.name("skipped", ".csv"), done.bad)
+    return done
 
 
 def read_record(features_dir: str | Path) -> dict[str, Any] | None:
@@ -224,13 +216,22 @@ def _read(item: Item, extractors: Sequence[Extractor]) -> Found | str:
     return Found(arrays, facts)
 
 
-def _encode(found: Mapping[Item, Found], encoders: Mapping[str, Any]) -> Iterator[tuple[Item, dict[str, np.ndarray]]]:
-    """The features of clips by modality, a network's computed of all of them together."""
-    if not found:
-        return
-    encoded = {name: encode([result.arrays[name] for result in found.values()]) for name, encode in encoders.items()}
-    for index, (item, result) in enumerate(found.items()):
-        yield item, {**result.arrays, **{name: features[index] for name, features in encoded.items()}}
+def _encode(
+    group: Sequence[tuple[Item, Found | str | workers.Crashed]], encoders: Mapping[str, Any]
+) -> tuple[dict[Item, Found], dict[Item, str]]:
+    """The features of clips, a network's computed of all of them together, and of the others why they have none."""
+    found = {item: result for item, result in group if isinstance(result, Found)}
+    failed = {
+        item: "the decoder crashed" if isinstance(result, workers.Crashed) else result
+        for item, result in group
+        if not isinstance(result, Found)
+    }
+    for name, encode in encoders.items() if found else ():
+        encoded = encode([result.arrays[name] for result in found.values()])
+        for result, features in zip(found.values(), encoded, strict=True):
+            result.arrays[name] = features
+    problems = {item: problem for item, result in found.items() if (problem := _find_problem(result.arrays))}
+    return {item: result for item, result in found.items() if item not in problems}, {**failed, **problems}
 
 
 def _find_problem(features: Mapping[str, np.ndarray]) -> str | None:
@@ -275,19 +276,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         task = Task(options.clip_s, options.cut, host, hosts)
         extractors, encoders = extractors_of(options)
-        report = extract(
+        done = extract(
             options.media, options.out, extractors, encoders=encoders, task=task, num_workers=options.workers
         )
     except (ValueError, ImportError, OSError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 1
+        return report(error)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    print(f"{report.num_extracted} extracted, {report.num_resumed} there before, {len(report.bad)} bad: {options.out}")
-    if len(report.bad) > options.max_bad:
-        print(f"error: {len(report.bad)} bad files (see {options.out}/{task.name('skipped', '.csv')})", file=sys.stderr)
+    print(f"{done.num_extracted} extracted, {done.num_resumed} there before, {len(done.bad)} bad: {options.out}")
+    if len(done.bad) > options.max_bad:
+        print(f"error: {len(done.bad)} bad files (see {options.out}/{task.name('skipped', '.csv')})", file=sys.stderr)
         return 1
     return 0
 

@@ -40,13 +40,6 @@ class Extractor(Protocol):
         """Decodes what the features are computed of: frames or a waveform. MediaError where the file has none."""
 
 
-@runtime_checkable
-class Light(Extractor, Protocol):
-    """An extractor without weights, computed where the media are read."""
-
-    def __call__(self, media: np.ndarray) -> Float32[np.ndarray, "length width"]: ...
-
-
 def has_network(extractor: Extractor) -> TypeGuard["ClipFrames | Beats"]:
     """Whether its features are computed by a network, on the accelerator."""
     return not callable(extractor)  # isinstance would ask for its width, and that for JAX, in a worker too

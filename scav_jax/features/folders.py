@@ -6,7 +6,7 @@ NpzFolder: FOLDER/<id>.npz with an array per modality. NpyFolders: one folder a 
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class NpyFolders:
 
 
 FeatureFolder = NpzFolder | NpyFolders
+Shapes = dict[str, tuple[int, ...]]  # of a clip's features, by modality
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,38 @@ def inspect(folder: FeatureFolder, *, progress: bool = False) -> Inspection:
 
     The modalities are the folder's where it gives them, else what at least half of the clips have; two are needed.
     """
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    shapes, counts, num_read, problems = _read(folder, progress)
+    modalities = sorted(folder.modalities or (modality for modality, count in counts.items() if 2 * count >= num_read))
+    widths = {
+        modality: Counter(sizes).most_common(1)[0][0]
+        for modality in modalities
+        if (sizes := [found[modality][1] for found in shapes.values() if modality in found])
+    }
+    for clip_id, found in shapes.items():
+        for modality in sorted(found.keys() & set(modalities)):
+            if found[modality][1] != widths[modality]:
+                name = str(folder.file(clip_id, modality))
+                problems[name] = f"{modality}: expected width {widths[modality]}, got {found[modality][1]}"
+    if isinstance(folder, NpyFolders):
+        problems |= {clip_id: f"in {' and '.join(found)} only" for clip_id, found in folder.unmatched.items()}
+    elif len(modalities) < 2 and num_read:
+        found_most = f"{modalities[0]} only" if modalities else "no name in common"
+        problems[str(folder.path)] = (
+            f"expected arrays of two modalities (visual and audio) in every file, most have {found_most}"
+        )
+    else:
+        _add_incomplete(problems, folder, shapes, modalities)
+    lengths = {
+        modality: {clip_id: found[modality][0] for clip_id, found in shapes.items() if modality in found}
+        for modality in modalities
+    }
+    return Inspection(widths, lengths, [f"{name}: {problem}" for name, problem in sorted(problems.items())])
+
+
+def _read(folder: FeatureFolder, progress: bool) -> tuple[dict[str, Shapes], Counter[str], int, dict[str, str]]:
+    """The shapes of every clip's usable features, how often each modality is there in how many files that could be
+    read, and the problems by file."""
+    shapes: dict[str, Shapes] = {}
     counts, num_read = Counter[str](), 0
     problems: dict[str, str] = {}
     for clip_id in tqdm(folder.ids, unit="clip", desc="checking", disable=not progress):
@@ -107,36 +139,20 @@ def inspect(folder: FeatureFolder, *, progress: bool = False) -> Inspection:
                     problems[str(folder.file(clip_id, modality))] = f"{modality}: {problem}"
                 else:
                     shapes[clip_id][modality] = features.shape
-    modalities = sorted(folder.modalities or (modality for modality, count in counts.items() if 2 * count >= num_read))
-    widths = {
-        modality: Counter(sizes).most_common(1)[0][0]
-        for modality in modalities
-        if (sizes := [found[modality][1] for found in shapes.values() if modality in found])
-    }
+    return shapes, counts, num_read, problems
+
+
+def _add_incomplete(
+    problems: dict[str, str], folder: NpzFolder, shapes: Mapping[str, Shapes], modalities: Sequence[str]
+) -> None:
+    """Files that lack a modality, or have another one as well."""
+    expected = " and ".join(modalities)
     for clip_id, found in shapes.items():
-        for modality in sorted(found.keys() & set(modalities)):
-            if found[modality][1] != widths[modality]:
-                name = str(folder.file(clip_id, modality))
-                problems[name] = f"{modality}: expected width {widths[modality]}, got {found[modality][1]}"
-    if isinstance(folder, NpyFolders):
-        problems |= {clip_id: f"in {' and '.join(found)} only" for clip_id, found in folder.unmatched.items()}
-    elif len(modalities) < 2 and num_read:
-        found_most = f"{modalities[0]} only" if modalities else "no name in common"
-        problems[str(folder.path)] = (
-            f"expected arrays of two modalities (visual and audio) in every file, most have {found_most}"
-        )
-    else:
-        for clip_id, found in shapes.items():
-            name, expected = str(folder.file(clip_id)), " and ".join(modalities)
-            for modality in sorted(set(modalities) - found.keys()):
-                problems.setdefault(name, f"expected {expected}, {modality} is missing")
-            for modality in sorted(found.keys() - set(modalities)):
-                problems[name] = f"expected {expected}, got {modality!r} as well"
-    lengths = {
-        modality: {clip_id: found[modality][0] for clip_id, found in shapes.items() if modality in found}
-        for modality in modalities
-    }
-    return Inspection(widths, lengths, [f"{name}: {problem}" for name, problem in sorted(problems.items())])
+        name = str(folder.file(clip_id))
+        for modality in sorted(set(modalities) - found.keys()):
+            problems.setdefault(name, f"expected {expected}, {modality} is missing")
+        for modality in sorted(found.keys() - set(modalities)):
+            problems[name] = f"expected {expected}, got {modality!r} as well"
 
 
 def _read_npy(path: Path) -> np.ndarray:

@@ -1,11 +1,10 @@
 """Which clips an extraction is about: files of a folder or lines of a list, whole or cut, and a host's share."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scav_jax.features.checks import FeatureError
+from scav_jax.features.checks import FeatureError, read_table
 from scav_jax.features.clips import id_problem
 from scav_jax.features.media import WHOLE, MediaError, Span, probe
 
@@ -85,14 +84,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read_list(path: Path) -> list[Item]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            header, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise FeatureError([f"{path}: expected a .csv in UTF-8: {error}"]) from error
-    if "file" not in header or set(header) - set(_COLUMNS):
-        raise FeatureError([f"{path}: expected a header of {','.join(_COLUMNS)} (file needed), got {','.join(header)}"])
+    header, rows = read_table(path, _COLUMNS, "file")
     items, problems = [], []
     for line, row in rows:
         if None in row or None in row.values():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scav_jax import files
-from scav_jax.features.checks import FeatureError
+from scav_jax.features.checks import FeatureError, report
 from scav_jax.features.clips import Clip, ids_sha256
 from scav_jax.features.extract import read_record
 from scav_jax.features.folders import NpzFolder
@@ -188,7 +188,5 @@ def main(name: str, read: Callable[..., Official], list_flag: str, arguments: Se
             write_store(planned, options.out)
             print(f"wrote {options.out}")
     except (ValueError, OSError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return 1
+        return report(error)
     return 0

@@ -1,6 +1,5 @@
 """What a store will hold, decided before anything is written: the clips by split, the checks, the ledger."""
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scav_jax.features import health
-from scav_jax.features.checks import FeatureError
-from scav_jax.features.clips import SPLIT_RULE, SPLITS, Clip, ids_sha256, read_clips, split_by_group
+from scav_jax.features.checks import FeatureError, read_table
+from scav_jax.features.clips import COLUMNS, SPLIT_RULE, SPLITS, Clip, ids_sha256, read_clips, split_by_group
 from scav_jax.features.extract import read_record
 from scav_jax.features.folders import FeatureFolder, Inspection, NpyFolders, NpzFolder, inspect
 
@@ -114,8 +113,7 @@ def _health(
 def _gives_splits(clips_csv: str | Path | Sequence[Clip] | None) -> bool:
     if not isinstance(clips_csv, str | Path):
         return clips_csv is not None
-    with Path(clips_csv).open(newline="", encoding="utf-8-sig") as file:
-        return "split" in next(csv.reader(file))
+    return "split" in read_table(Path(clips_csv), COLUMNS, "id")[0]
 
 
 def _modalities(

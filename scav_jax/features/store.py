@@ -67,6 +67,11 @@ class Facts:
     groups: np.ndarray
     subsets: np.ndarray
 
+    @property
+    def families(self) -> np.ndarray:
+        """Which clips are related, for intervals: of each its group, or itself where it has none."""
+        return np.where(self.groups == "", self.ids, self.groups)
+
     def __getitem__(self, rows: np.ndarray) -> "Facts":
         return Facts(self.ids[rows], self.labels[rows], self.groups[rows], self.subsets[rows])
 

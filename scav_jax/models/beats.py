@@ -19,12 +19,12 @@ from jaxtyping import Array, Float, Int
 
 from scav_jax.models import frozen
 from scav_jax.models.blocks import gelu, layer_norm
-from scav_jax.models.filter_bank import BANDS, HOP, RATE_HZ, WINDOW, filter_bank, num_frames, to_16_bit
+from scav_jax.models.filter_bank import BANDS, HOP, WINDOW, filter_bank, num_frames, to_16_bit
+from scav_jax.models.filter_bank import RATE_HZ as RATE_HZ
 from scav_jax.models.weights import Weights, WeightsError, fill, read_weights
 
 PATCH = 16
 ROWS = BANDS // PATCH  # tokens a step
-STEP_S = PATCH * HOP / RATE_HZ  # 0.16 s: 6.25 steps a second
 MIN_SAMPLES = WINDOW + (PATCH - 1) * HOP  # of one step
 _MEAN, _STDDEV = 15.41663, 6.55582  # of the filter bank over AudioSet
 

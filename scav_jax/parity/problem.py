@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from scav_jax import config as configs
 from scav_jax import files, parallel, trained, training
+from scav_jax.features.pipeline import eval_batches
 from scav_jax.features.store import Store, open_store
 from scav_jax.parity import convert
 
@@ -95,19 +96,12 @@ def _clips(features: Mapping[str, np.ndarray]) -> int:
 
 
 def _of_store(config: Any, store: Store, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], str]:
-    split = store.split(config.data.train_split)
-    rows = np.sort(rng.permutation(len(split))[:TRAIN_CLIPS])
-    clips = [split[int(row)] for row in rows]
-    features = {}
-    for name in config.model:
-        entry = store.ledger["modalities"][name]
-        features[name] = np.zeros((len(clips), entry["max_length"], entry["width"]), np.float32)
-        for row, clip in zip(features[name], clips, strict=True):
-            row[: len(clip[name])] = clip[name]
-        if entry["min_length"] != entry["max_length"]:
-            lengths = np.array([len(clip[name]) for clip in clips])
-            features[f"{name}_mask"] = np.arange(entry["max_length"]) < lengths[:, None]
-    return features, f"{len(clips)} clips of {config.data.store}"
+    split = config.data.train_split
+    rows = np.sort(rng.permutation(len(store.split(split)))[:TRAIN_CLIPS])
+    (batch,) = eval_batches(store, split, len(rows), rows)
+    names = [name for modality in config.model for name in (modality, f"{modality}_mask")]
+    features = {name: batch[name] for name in names if batch[name] is not None}
+    return features, f"{len(rows)} clips of {config.data.store}"
 
 
 def _random(config: Any, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], str]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from scav_jax import evaluation, files, parallel, trained
-from scav_jax.distances import DISTANCES, options
+from scav_jax.distances import DISTANCES, definition
 from scav_jax.features.media import MediaError
 from scav_jax.features.staging import open_staged
 from scav_jax.media_encoder import MediaEncoder
@@ -97,7 +97,6 @@ def _search(chosen: argparse.Namespace) -> int:
         )
     modality, query = _query(chosen, about, run)
     name = chosen.distance or run.config.distance.name
-    settings = {key: value for key, value in options(name, run.config.distance).items() if key != "tile_size"}
     side = about["sides"].index(modality)
     answer = found.search(
         query,
@@ -108,7 +107,7 @@ def _search(chosen: argparse.Namespace) -> int:
         ids=chosen.ids,
         labels=chosen.labels,
         candidates=max(chosen.k, chosen.candidates),
-        **settings,
+        **definition(name, run.config.distance),
     )
     rows = [
         {"rank": rank, "distance": float(distance), "id": found.ids[row], "label": found.labels[row]}

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from scav_jax.distances import first_dual, ground, pairwise
+from scav_jax.distances import dtw, first_dual, ground, pairwise, wasserstein
 from scav_jax.distances.euclidean import apply_weights, grid_weights
 from scav_jax.shapes import Distances, Masks, Sequences, full_mask
 
@@ -141,7 +141,7 @@ def lower_bounds(name: str, x: Reduced, y: Reduced, x_facts: Facts, y_facts: Fac
     return values - scale * (SLACK if options.get("precision", "float32") == "float32" else _BFLOAT16_SLACK)
 
 
-_GAMMA = 0.1  # dtw's default
+_GAMMA, _EPSILON = dtw.OPTIONS["gamma"], wasserstein.OPTIONS["epsilon"]
 _BFLOAT16_SLACK = 1e-2
 
 
@@ -157,7 +157,7 @@ def _clean(clips, mask, *, unit_norm=False, cost="sqeuclidean", **_):
     return ground.unit_norm(clips) if unit_norm or cost == "cosine" else clips
 
 
-def _scale(name, x, y, *, cost="sqeuclidean", squared=True, gamma=_GAMMA, epsilon=0.1, normalize=True, **_):
+def _scale(name, x, y, *, cost="sqeuclidean", squared=True, gamma=_GAMMA, epsilon=_EPSILON, normalize=True, **_):
     """(Bx, By) of the size of what a distance adds up: what its rounding is relative to."""
     scale = x.largest[:, None] + y.largest[None]
     if cost == "euclidean" or not squared:
