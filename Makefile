@@ -28,7 +28,7 @@ ifneq ($(PROBLEM),)
 $(error $(PROBLEM))
 endif
 
-.PHONY: help demo announce install test test-heavy bench clean
+.PHONY: help demo announce install test test-heavy bench docs clean
 
 help:
 	@echo "make demo [SEEDS=3]   render, extract, train CAV and SCAV, evaluate, report to runs/demo/report.html"
@@ -39,7 +39,8 @@ help:
 	@echo "make bench            the tables of benchmarks/results: distances and networks beside their peers, bfloat16,"
 	@echo "                      search, PyTorch's numbers and speed, a batch of 8,192, steps for pods, the grids of 36 trainings,"
 	@echo "                      and the hard world; about five hours"
-	@echo "make clean            delete .venv, runs/ and the rendered data"
+	@echo "make docs             the documentation as a site, with a reference of all public names, to site/index.html"
+	@echo "make clean            delete .venv, runs/, site/ and the rendered data"
 
 demo: announce $(VENV)/.media
 	@$(BIN)/python demo.py --seeds=$(SEEDS) --extractor=$(EXTRACTOR) $(addprefix --clip-weights=,$(CLIP_WEIGHTS)) \
@@ -73,8 +74,12 @@ bench: $(VENV)/.bench $(VENV)/libtpu $(VENV)/references demo
 	$(BIN)/python -m benchmarks.grid
 	$(BIN)/python -m benchmarks.hard
 
+# A warning, such as a link that leads nowhere, is an error. mkdocs-material would advertise its successor on every build.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) runs data/marimba/world data/marimba/store data/marimba/hard data/marimba/clip+beats
+	rm -rf $(VENV) runs site data/marimba/world data/marimba/store data/marimba/hard data/marimba/clip+beats
 
 # One stamp an extra of pyproject.toml: installed again when that file changes.
 $(VENV)/.%: pyproject.toml | $(BIN)/python

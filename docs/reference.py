@@ -46,7 +46,7 @@ def definitions(node: ast.Module | ast.ClassDef) -> Iterator[Definition]:
 
 def index(pages: dict[str, str]) -> str:
     """The first page: what is public, and every module with the beginning of its docstring. pages: module -> link."""
-    rows = [f"| [`{name}`]({pages[name]}) | {first_sentence(path)} |" for name, path in modules().items()]
+    rows = [f"| [{_literal(name)}]({pages[name]}) | {first_sentence(path)} |" for name, path in modules().items()]
     rule = (__doc__ or "").partition("\n\n")[2]
     return "\n".join(["# Reference", "", prose(rule), "", "| module | what it holds |", "|---|---|", *rows, ""])
 
@@ -94,13 +94,21 @@ def first_sentence(path: Path) -> str:
 
 
 def prose(docstring: str) -> str:
-    """Markdown that shows a docstring as it is written: backticks, blank lines and indented blocks mean something."""
+    """Markdown that shows a docstring as it is written: backticks, blank lines, indents and Args: mean something."""
     return "\n\n".join(map(_paragraph, docstring.split("\n\n")))
 
 
 def _paragraph(text: str) -> str:
-    if any(line.startswith(" ") for line in text.splitlines()):
+    heading, _, rest = text.partition("\n")
+    if heading in ("Args:", "Raises:"):
+        items = re.sub(r"\n    +", " ", rest).splitlines()
+        return f"{heading}\n\n" + "\n".join(f"- {_inline(item.strip())}" for item in items)
+    if re.search("^ ", text, re.MULTILINE):
         return f"```text\n{text}\n```"
+    return _inline(text)
+
+
+def _inline(text: str) -> str:
     pieces = re.split(r"(`[^`]*`)", text)
     return "".join(piece if piece.startswith("`") else _literal(piece) for piece in pieces)
 
@@ -109,4 +117,4 @@ def _literal(text: str) -> str:
     for sign, entity in {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "~": "&#126;"}.items():
         text = text.replace(sign, entity)
     text = re.sub(r"([\\*_\[\]{}#!])", r"\\\1", text)
-    return re.sub(r"^([-+]|\d+\.)(?= )", r"\\\1", text, flags=re.MULTILINE)
+    return re.sub(r"^(\d*)([-+.])", r"\1\\\2", text, flags=re.MULTILINE)
