@@ -19,7 +19,9 @@ from pathlib import Path
 from configs import marimba as demo_config
 from data.marimba.prepare import LIGHT, NETWORKS
 from data.marimba.prepare import ROOT as DATA
+from data.marimba.score import NOTES
 from scav_jax import significance
+from scav_jax.melody import Melody
 from scav_jax.report import write_report
 from scav_jax.results import markdown_tables, pool_seeds, summary_rows, terminal_table
 
@@ -112,11 +114,22 @@ def main() -> None:
         title="Marimba: what contrasting sequences finds",
         pooled=intervals,
         summary=root / "summary.json",
+        melodies=_melodies(data / "world" / "strokes.json"),
+        poster_out=root / "poster.png",
     )
     rows = pool_seeds(summary_rows(folders), intervals)
     (root / "results.md").write_text(markdown_tables(rows, significance.differences(hits)))
     print(terminal_table(rows))
     print((root / "report.html").resolve())
+
+
+def _melodies(strokes: Path) -> dict[str, Melody]:
+    """Of every clip of the world, while it is there."""
+    found = json.loads(strokes.read_text()) if strokes.exists() else {}
+    return {
+        clip: Melody([NOTES[bar] for bar in played["bars"]], played["picture_s"], played["sound_s"])
+        for clip, played in found.items()
+    }
 
 
 def _overrides(method: str, seed: int, steps: int) -> list[str]:

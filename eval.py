@@ -61,7 +61,7 @@ for flag, known in ((MODES, evaluation.MODES), (DISTANCE_NAMES, RANKED_BY), (DIR
         message=f"expected some of {', '.join(known)}, separated by commas",
     )
 
-QUERIES_SHOWN = 6
+QUERIES_SHOWN = 10
 RETRIEVED_SHOWN = 5
 ALIGNED = 2
 
@@ -168,7 +168,7 @@ def shown_queries(config, encoded, rankings: list[evaluation.Ranking], facts) ->
         if ranking.subset != subset or ranking.direction != "v2a" or ranking.mode not in ("aggregate", "sequence"):
             continue
         found = ranks(ranking.distances)
-        for query in np.linspace(0, len(found) - 1, min(QUERIES_SHOWN, len(found))).round().astype(int):
+        for query in galleries.evenly_spread(len(found), QUERIES_SHOWN):
             nearest = np.argsort(ranking.distances[query], kind="stable")[:RETRIEVED_SHOWN]
             queries.append(
                 {

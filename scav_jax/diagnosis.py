@@ -1,7 +1,7 @@
 """What the log of a run says of the ways in which contrastive training fails in silence: a line each, once a run.
 
-Judged by rows of metrics.jsonl alone, so that a resumed run, given its earlier rows, goes on where it was. The thresholds
-are ours. docs/troubleshooting.md has the same signatures, and what they were set by.
+Judged by rows of metrics.jsonl alone, so that a resumed run, given its earlier rows, goes on where it was. The
+thresholds are ours. docs/troubleshooting.md has the same signatures, and what they were set by.
 """
 
 from collections import deque
@@ -72,8 +72,8 @@ class Diagnosis:
         if not share >= AT_CHANCE:
             return ""
         return (
-            f"{CHANCE}: {share:.2f} of ln N in {since}, as of a guess among the N clips of a batch. Likely the learning "
-            f"rate or the temperature is off, or picture and sound of a clip do not belong together. Change "
+            f"{CHANCE}: {share:.2f} of ln N in {since}, as of a guess among the N clips of a batch. Likely the "
+            f"learning rate or the temperature is off, or picture and sound of a clip do not belong together. Change "
             f"{self._recipe}.learning_rate by factors of 10, {self._recipe}.temperature (began at "
             f"{self._temperature:g}), or check the features."
         )
@@ -84,8 +84,8 @@ class Diagnosis:
         if not deviation <= max(COLLAPSED * mean, FLOOR):
             return ""
         return (
-            f"{COLLAPSE}: they deviate by {deviation:.2g} in a row around {mean:.2g} in {since}, so that all clips look "
-            f"alike. Likely too high a learning rate or weight decay, or features that hardly vary. Lower "
+            f"{COLLAPSE}: they deviate by {deviation:.2g} in a row around {mean:.2g} in {since}, so that all clips "
+            f"look alike. Likely too high a learning rate or weight decay, or features that hardly vary. Lower "
             f"{self._recipe}.learning_rate or optimizer.weight_decay, take {self._recipe}.normalization=zscore, or "
             f"check the features."
         )

@@ -16,6 +16,7 @@ Picture = UInt8[np.ndarray, "height width 3"]
 Level = Float[np.ndarray, "height width"]
 
 FRAME_RATE_HZ = 15.0  # below the rate of most videos: a frame shown twice would look like stillness
+FRAME_WIDTH = 256  # frames are read no wider: a long film at full size does not fit in memory
 STEP_RATE_HZ = 50.0
 DECIBELS_A_UNIT = 20.0  # of the logmel extractor
 DYNAMIC_RANGE_DB = 60.0
@@ -132,14 +133,13 @@ def clip_sheet(paths: Sequence[Path], *, width: int = 960) -> bytes:
 
 
 def _draw_clip(path: Path, width: int) -> Any:
-    import matplotlib
     from PIL import Image, ImageDraw
 
     from scav_jax.features import media
     from scav_jax.features.extractors import LogMel
 
     duration_s = media.probe(path).duration_s
-    frames = media.read_frames(path, FRAME_RATE_HZ)
+    frames = media.read_frames(path, FRAME_RATE_HZ, max_width=FRAME_WIDTH)
     sound = media.read_sound(path, LogMel.sample_rate_hz)
     times_s = (np.arange(len(frames)) + 0.5) / FRAME_RATE_HZ
     heights = [round(share * width) for share in (STRIP_SHARE, MOVEMENT_SHARE, SOUND_SHARE)]
@@ -155,8 +155,7 @@ def _draw_clip(path: Path, width: int) -> Any:
     draw, letters = ImageDraw.Draw(picture), font(11)
     top = heights[0] + GAP
     for label, level in levels.items():
-        pixels = (matplotlib.colormaps["magma"](level)[..., :3] * 255).astype(np.uint8)
-        picture.paste(Image.fromarray(pixels), (0, top))
+        picture.paste(Image.fromarray(coloured(level)), (0, top))
         draw.text((4, top + 1), label, INK, font=letters)
         top += level.shape[0] + GAP
     axis_top = top - GAP
@@ -165,6 +164,13 @@ def _draw_clip(path: Path, width: int) -> Any:
         draw.line([(column, axis_top), (column, axis_top + 4)], INK)
         draw.text((column + 3, axis_top + 2), f"{tick_s:g} s", INK, font=letters)
     return picture
+
+
+def coloured(level: Level) -> Picture:
+    """0..1 -> black, red, pale yellow."""
+    import matplotlib
+
+    return (matplotlib.colormaps["magma"](level)[..., :3] * 255).astype(np.uint8)
 
 
 def ticks(duration_s: float, width: int) -> Float[np.ndarray, " ticks"]:
@@ -184,5 +190,5 @@ def font(size: int) -> Any:
 def encode_picture(picture: Any, image_format: str) -> bytes:
     """The bytes of a file: JPEG of quality 82, any other of Pillow's formats optimised."""
     buffer = io.BytesIO()
-    picture.save(buffer, image_format, **({"quality": 82} if image_format == "JPEG" else {"optimize": True}))
+    picture.save(buffer, image_format, **({"quality": 75} if image_format == "JPEG" else {"optimize": True}))
     return buffer.getvalue()

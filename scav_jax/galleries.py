@@ -34,6 +34,11 @@ def choose(rule: str, facts: Facts) -> tuple[np.ndarray, dict[str, Any]]:
     return members, {"rule": path.name, "listed_sha256": digest, "listed": len(listed), "present": len(members)}
 
 
+def evenly_spread(num_clips: int, count: int) -> np.ndarray:
+    """Positions of `count` clips (all, where there are fewer) at even distances, the first and the last among them."""
+    return np.linspace(0, num_clips - 1, min(count, num_clips)).round().astype(int)
+
+
 def _per_class(count: int, facts: Facts) -> np.ndarray:
     if count < 1 or (facts.labels == "").any():
         missing = int((facts.labels == "").sum())

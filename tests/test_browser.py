@@ -18,12 +18,18 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium")
 
 # Writes what the page looks like from inside into its title.
 ASK = """<script>
-addEventListener("load", () => {
+const plays = async video => {
+  video.muted = true;
+  await video.play();
+  return video.readyState >= 2 && video.duration;
+};
+addEventListener("load", async () => {
   const images = [...document.images];
   document.querySelectorAll("details").forEach(details => details.open = true);
   document.title = JSON.stringify({
     images: images.length,
     drawn: images.filter(image => image.naturalWidth > 0 && image.getBoundingClientRect().width > 40).length,
+    films: await Promise.all([...document.querySelectorAll("video")].map(plays)),
     plots: [...document.querySelectorAll("svg")].filter(svg => svg.getBoundingClientRect().height > 40).length,
     scripts: document.scripts.length - 1,
     handlers: document.querySelectorAll("[onerror]").length,
@@ -68,8 +74,11 @@ def page(marimba, tmp_path_factory):
         asked | {"id": EVIL, "retrieved": [ids[2]], "alignments": []},
     ]
     retrieved = {"media": str(marimba / "world" / "media"), "queries": queries}
+    answer = {"mode": "aggregate", "distance": "cosine", "rank": 2, "retrieved": [ids[2]]}
+    of_cav = {"media": retrieved["media"], "queries": [asked | {"id": ids[0]} | answer]}
+    evil = folder / EVIL.replace("/", "")
     runs = [
-        write_run(folder / EVIL.replace("/", ""), method="cav", trained_with="cosine", history=HISTORY),
+        write_run(evil, method="cav", trained_with="cosine", retrieved=of_cav, history=HISTORY),
         write_run(folder / "scav", retrieved=retrieved, history=HISTORY, config={"batch_size": 8}),
     ]
     modes = [("aggregate", None, 0.1, 20.0), ("hybrid", 5, 0.3, 25.0), ("hybrid", 50, 2.0, 38.0)]
@@ -121,8 +130,9 @@ def opened(page, folder, width):
 def test_the_page_is_drawn_whole_and_says_nothing(page, tmp_path, width):
     facts, console, picture = opened(page, tmp_path, width)
     assert console == []
-    # The query once and as an answer, another clip, two alignments, and the wrong clip of the second query.
-    assert facts["images"] == facts["drawn"] == 6
+    # The query twice, two other clips, two alignments, the wrong clip of the second query, three strips.
+    assert facts["images"] == facts["drawn"] == 10
+    assert facts["films"] == [4, 4, 4]  # seconds of those that played
     assert facts["plots"] == 4  # loss, recall, two directions of accuracy against time
     assert (facts["scripts"], facts["handlers"]) == (0, 0)
     assert facts["wider"] <= 0

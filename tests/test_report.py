@@ -166,7 +166,7 @@ def test_page_answers_first_and_loads_nothing(tmp_path, clip):
     assert "loss / ln N" in text
     assert "right clip at rank 2" in text
     pictures = [load for load in page.loads if load.startswith("data:image/jpeg;base64,")]
-    assert len(pictures) == 3  # the query, and the clip as found by each of two runs; clip-2 has no media
+    assert len(pictures) == 4  # the query, its strip, and the clip as found by each of two runs; clip-2 has no media
     assert all(load.startswith(("data:", "#")) for load in page.loads)
     assert not {"script", "link", "iframe", "object"} & set(page.elements)
     assert not re.search(r"url\((?!#)|@import", (tmp_path / "report.html").read_text())

@@ -5,7 +5,7 @@ states (AAC pads the sound to whole packets); without a video stream from the co
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +21,8 @@ _SLACK_S = 0.5
 _MICROSECONDS = 1_000_000
 _ROUNDING_S = 1e-6  # of timestamps in containers
 _RUN_UP_S = 0.5  # of sound decoded before a part, for codecs that lean on what came before
+
+FAST = {"preset": "ultrafast", "crf": "26"}
 
 # How frames and samples are placed in time; another rule, other features.
 TIMESTAMPS = (
@@ -67,12 +69,18 @@ def probe(path: str | Path) -> MediaInfo:
 
 
 def read_frames(
-    path: str | Path, rate_hz: float, *, size: tuple[int, int] | None = None, span: Span = WHOLE
+    path: str | Path,
+    rate_hz: float,
+    *,
+    size: tuple[int, int] | None = None,
+    max_width: int | None = None,
+    span: Span = WHOLE,
 ) -> UInt8[np.ndarray, "n height width 3"]:
     """RGB frames at the times t_i = (i + 0.5) / rate_hz of the span, i < n = max(1, round(its seconds * rate_hz)).
 
     Each is the latest frame shown at t_i (pts * time_base <= t_i), the first frame where the video starts later.
-    `size` (height, width) scales by area; rotation metadata is applied. MediaError: zero bytes, no video stream, one
+    `size` (height, width) scales by area; `max_width` does so where a frame is wider, in its proportions, to an even
+    height and width; rotation metadata is applied. MediaError: zero bytes, no video stream, one
     frame only, truncated (ends 0.5 s or more before its stated end), undecodable, over before the span begins.
     """
     if rate_hz <= 0:
@@ -84,7 +92,7 @@ def read_frames(
         start_s, length_s = _start_s(container), _length_s(container, path, span)
         times_s = span.start_s + (np.arange(max(1, round(length_s * rate_hz))) + 0.5) / rate_hz
         streams[0].thread_count = 1  # extraction runs one process a core
-        convert = _converter(size)
+        convert = _converter(size, max_width)
         images: list[np.ndarray] = []
         shown, count, end_s = None, 0, 0.0
         _seek(container, start_s + span.start_s)
@@ -158,8 +166,12 @@ def write_clip(
     *,
     frame_rate_hz: int,
     sound_rate_hz: int,
+    video_options: Mapping[str, str] = FAST,
+    sound_bits_per_s: int | None = None,
 ) -> None:
     """Writes RGB frames (even height and width) and a mono waveform in [-1, 1] as an H.264 + AAC .mp4.
+
+    video_options: of x264, by FFmpeg's names. sound_bits_per_s: None leaves it to the encoder.
 
     The same arrays give the same bytes (one FFmpeg build, one thread). The file appears whole or not at all.
     """
@@ -173,11 +185,13 @@ def write_clip(
     try:
         # bitexact: no version strings or dates, which would make equal clips differ
         with av.open(partial, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            video = container.add_stream("libx264", rate=frame_rate_hz, options={"preset": "ultrafast", "crf": "26"})
+            video = container.add_stream("libx264", rate=frame_rate_hz, options=dict(video_options))
             video.height, video.width = frames.shape[1:3]
             video.pix_fmt = "yuv420p"
             video.gop_size = frame_rate_hz
             audio = container.add_stream("aac", rate=sound_rate_hz, layout="mono", options={"aac_coder": "fast"})
+            if sound_bits_per_s is not None:
+                audio.bit_rate = sound_bits_per_s
             for stream in (video, audio):
                 stream.thread_count = 1
                 stream.codec_context.flags |= av.codec.context.Flags.bitexact
@@ -262,7 +276,13 @@ def _check_end(path: str | Path, what: str, end_s: float, stated_s: float) -> No
         raise MediaError(path, f"truncated: its {what} ends at {end_s:.2f} s of the stated {stated_s:.2f} s")
 
 
-def _converter(size: tuple[int, int] | None) -> Callable[[Any], np.ndarray]:
+def _at_most(max_width: int | None, height: int, width: int) -> tuple[int, int]:
+    if max_width is None or width <= max_width:
+        return height, width
+    return max(2, round(height * max_width / width / 2) * 2), max_width // 2 * 2
+
+
+def _converter(size: tuple[int, int] | None, max_width: int | None) -> Callable[[Any], np.ndarray]:
     """Decoded frame -> upright RGB array; one scaler serves all frames, since making one costs more than using it."""
     from av.video.reformatter import VideoReformatter
 
@@ -270,7 +290,8 @@ def _converter(size: tuple[int, int] | None) -> Callable[[Any], np.ndarray]:
 
     def convert(frame: Any) -> np.ndarray:
         turns = round(frame.rotation / 90)  # counter-clockwise
-        height, width = (None, None) if size is None else size[::-1] if turns % 2 else size
+        side = -1 if turns % 2 else 1
+        height, width = (size or _at_most(max_width, *(frame.height, frame.width)[::side]))[::side]
         image = reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA").to_ndarray()
         return np.rot90(image, turns)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from scav_jax.page import render
 from scav_jax.parity.compare import Row
 from scav_jax.parity.curves import THEIRS, Curve
 
@@ -88,11 +89,10 @@ class Report:
         return "\n".join(lines)
 
     def _page(self) -> str:
-        from jinja2 import Environment, PackageLoader
         from markupsafe import Markup
 
-        environment = Environment(loader=PackageLoader("scav_jax.parity", "."), autoescape=True)
-        return environment.get_template("parity.html").render(
+        return render(
+            "parity/parity.html",
             title=self.title,
             about=self.about,
             agrees=self.agrees,
