@@ -170,6 +170,7 @@ def shown_queries(config, encoded, rankings: list[evaluation.Ranking], facts) ->
         found = ranks(ranking.distances)
         for query in galleries.evenly_spread(len(found), QUERIES_SHOWN):
             nearest = np.argsort(ranking.distances[query], kind="stable")[:RETRIEVED_SHOWN]
+            aligned = ranking.members[list(dict.fromkeys([*nearest[:ALIGNED].tolist(), int(query)]))]
             queries.append(
                 {
                     "id": str(facts.ids[ranking.members[query]]),
@@ -179,8 +180,9 @@ def shown_queries(config, encoded, rankings: list[evaluation.Ranking], facts) ->
                     "distance": ranking.distance,
                     "rank": int(found[query]),
                     "retrieved": [str(clip) for clip in facts.ids[ranking.members[nearest]]],
+                    "aligned": [str(clip) for clip in facts.ids[aligned]],
                     "alignments": evaluation.alignments(
-                        config, encoded, ranking.distance, ranking.members[query], ranking.members[nearest[:ALIGNED]]
+                        config, encoded, ranking.distance, ranking.members[query], aligned
                     ),
                 }
             )

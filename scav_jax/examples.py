@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from scav_jax import query_sections
 from scav_jax.alignment_picture import alignment_strip
 from scav_jax.dubbing import dubbed, still
 from scav_jax.melody import Melody, Stroke, strokes
@@ -42,7 +43,7 @@ class Answers:
         if self.row["mode"] == "aggregate":
             return UNIFORM
         query = self.queries[clip_id]
-        laid = dict(zip(query["retrieved"], query.get("alignments", []), strict=False))
+        laid = query_sections.alignments(query)
         return np.array(laid[heard], float) if heard in laid else None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scav_jax.plots import colour
-from scav_jax.results import DIRECTION_NAMES, Run, mode_label, run_labeller, run_rows
+from scav_jax.results import DIRECTION_NAMES, Row, Run, mode_label, run_labeller, run_rows
 from scav_jax.shown_clips import ShownClips
 
 MAX_QUERIES = 4
@@ -26,7 +26,7 @@ def queries(runs: Sequence[Run], clips: ShownClips) -> list[dict[str, Any]]:
         answers = []
         for run, query in same:
             row = query | {"k": query.get("k"), "run": run.name} | {field: run.protocol[field] for field in RUN_FIELDS}
-            laid = dict(zip(query["retrieved"], query.get("alignments", []), strict=False))
+            laid = alignments(query)
             nearest = [
                 {"rank": rank, "id": found, "right": found == clip_id, "picture": clips.picture(found)}
                 | {"alignment": clips.alignment(clip_id, found, laid[found]) if found in laid else None}
@@ -46,3 +46,8 @@ def queries(runs: Sequence[Run], clips: ShownClips) -> list[dict[str, Any]]:
         cards.append({"id": clip_id, "direction": direction_name, "subset": query["subset"],
                       "picture": clips.picture(clip_id), "answers": answers})  # fmt: skip
     return cards
+
+
+def alignments(query: Row) -> dict[str, list[list[int]]]:
+    """id -> how the run's distance lays that clip over the query's, for the few that it kept; averages have none."""
+    return dict(zip(query.get("aligned", query["retrieved"]), query.get("alignments", []), strict=False))

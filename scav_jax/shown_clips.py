@@ -43,7 +43,7 @@ class ShownClips:
             )
         return self._pictures[clip_id]
 
-    def alignment(self, seen: str, heard: str, weights: Sequence[Sequence[float]]) -> str | None:
+    def alignment(self, seen: str, heard: str, weights: Sequence[Sequence[int]]) -> str | None:
         """Two clips laid over each other."""
         matrix = np.array(weights, float)
         draw = partial(alignment_picture, alignment=matrix, width=PICTURE_WIDTH)

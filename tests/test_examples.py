@@ -42,7 +42,7 @@ def answered(path, folder, method, found, **kind):
     )
     queries = [
         {"id": clip, "subset": "order", "direction": "v2a", **mode, "rank": 1 if first == clip else 2}
-        | {"retrieved": [first, *sorted({*IDS} - {first})], "alignments": [np.eye(8).tolist()]}
+        | {"retrieved": [first, *sorted({*IDS} - {first})], "alignments": [np.eye(8, dtype=int).tolist()]}
         for clip, first in zip(IDS, found, strict=True)
     ]
     return write_run(path, method=method, retrieved={"media": str(folder), "queries": queries}, **kind)
