@@ -1,10 +1,6 @@
-"""Two clips laid over each other as a picture: the film of one, the sound of the other, and where each frame of the one
-goes with which moment of the other, as a sequential distance sees it.
+"""Two clips laid over each other as a picture: the film of one downwards, the sound of the other across, and where each
+frame of the one goes with which moment of the other, as a sequential distance sees it."""
 
-alignment_picture has the film downwards and the sound across; alignment_strip has one axis of seconds for both.
-"""
-
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +15,15 @@ from scav_jax.film import (
     GAP,
     INK,
     coloured,
-    columns,
     encode_picture,
     film_strip,
     font,
     movement,
     spectrogram,
-    ticks,
+    tick_places,
 )
-from scav_jax.melody import Stroke
 
 FILM_SHARE, MOVEMENT_SHARE, SOUND_SHARE, MATRIX_SHARE = 0.16, 0.07, 0.14, 0.6  # of the picture's width
-MAX_S = 10.0  # of a strip
-NOTES, MOVES, THREADS, SOUND = 54, 72, 60, 88  # heights of a strip's rows
-RIGHT, WRONG = (76, 199, 154), (240, 130, 106)  # as on the dark page
-FAINT = 0.03  # of a frame's weight: threads that are not drawn
 
 
 def alignment_picture(
@@ -76,104 +66,9 @@ def alignment_picture(
     ):
         picture.paste(Image.fromarray(np.ascontiguousarray(part)), place)
     draw: Any = ImageDraw.Draw(picture)
-    for time_s, column in _places(heard_s, across):
+    for time_s, column in tick_places(heard_s, across):
         draw.line([(left + column, top + side), (left + column, top + side + 4)], INK)
         draw.text((left + column + 3, top + side + 2), f"{time_s:g} s", INK, font=font(11))
-    for time_s, row in _places(seen_s, side):
+    for time_s, row in tick_places(seen_s, side):
         draw.text((2, top + row), f"{time_s:g} s", INK, font=font(11))
     return encode_picture(picture, image_format)
-
-
-def _places(duration_s: float, length: int) -> list[tuple[float, int]]:
-    times_s = ticks(duration_s, length)
-    return list(zip(times_s.tolist(), columns(times_s, duration_s, length).tolist(), strict=True))
-
-
-def alignment_strip(
-    seen: Path,
-    heard: Path,
-    alignment: Float[np.ndarray, "n m"] | None = None,
-    *,
-    strokes: Sequence[Stroke] = (),
-    width: int = 720,
-    image_format: str = "JPEG",
-) -> bytes:
-    """The movement of `seen` over the sound of `heard`, threads between frames and the moments that they go with.
-
-    Both on the film's seconds, MAX_S at most. strokes: notes of the film above, of the sound below, marked right or
-    wrong. No alignment: no threads. MediaError where a file cannot be decoded.
-    """
-    from PIL import Image, ImageDraw
-
-    from scav_jax.features import media
-
-    duration_s = min(media.probe(seen).duration_s, MAX_S)
-    place: dict[str, Any] = {"duration_s": duration_s, "width": width}
-    frames = media.read_frames(seen, FRAME_RATE_HZ, max_width=FRAME_WIDTH, span=media.Span(length_s=MAX_S))
-    notes = NOTES if strokes else 0
-    top = notes + MOVES + GAP
-    picture = Image.new("RGB", (width, top + THREADS + GAP + SOUND + notes + 2 * AXIS_HEIGHT), BACKGROUND)
-    picture.paste(Image.fromarray(coloured(movement(frames, FRAME_RATE_HZ, **place, height=MOVES))), (0, notes))
-    if alignment is not None:
-        seen_width, heard_width = (media.probe(clip).duration_s * width / duration_s for clip in (seen, heard))
-        picture.paste(_threads(alignment, seen_width, heard_width, width), (0, top))
-    top += THREADS + GAP
-    picture.paste(Image.fromarray(coloured(sound_level(heard, **place, height=SOUND))), (0, top))
-    draw: Any = ImageDraw.Draw(picture)
-    write_notes(draw, [(stroke.seen, stroke.seen_s, None) for stroke in strokes], top=0, **place)
-    top += SOUND
-    write_notes(draw, [(stroke.heard, stroke.heard_s, stroke.right) for stroke in strokes], top=top, **place)
-    for tick_s, column in _places(duration_s, width):
-        draw.text((column + 3, top + notes + 4), f"{tick_s:g} s", INK, font=font(22))
-    return encode_picture(picture, image_format)
-
-
-def sound_level(heard: Path, *, duration_s: float, width: int, height: int) -> Float[np.ndarray, "height width"]:
-    """The spectrogram of the first `duration_s` of a file, silence where it is over sooner."""
-    from scav_jax.features import media
-    from scav_jax.features.extractors import LogMel
-
-    sound = np.zeros(round(duration_s * LogMel.sample_rate_hz), np.float32)
-    found = media.read_sound(heard, LogMel.sample_rate_hz, span=media.Span(length_s=duration_s))[: len(sound)]
-    sound[: len(found)] = found
-    return spectrogram(sound, duration_s=duration_s, width=width, height=height)
-
-
-def write_notes(
-    draw: Any,
-    notes: Sequence[tuple[str, float, bool | None]],
-    *,
-    top: int,
-    duration_s: float,
-    width: int,
-    size: int = 23,
-) -> None:
-    """(name, seconds, right) of each note at its time; a wrong one stands in a box, so that colour is not all.
-
-    On two lines by turns: neighbours may be nearer than a name is wide.
-    """
-    for number, (name, time_s, right) in enumerate(notes):
-        line = top + 1 + number % 2 * (size + 3)
-        column = float(columns(np.array([time_s]), duration_s, width)[0])
-        ink = INK if right is None else RIGHT if right else BACKGROUND
-        if right is False:
-            half = draw.textlength(name, font=font(size)) / 2 + 1
-            draw.rectangle([column - half, line, column + half, line + size], fill=WRONG)
-        draw.text((column, line), name, ink, font=font(size), anchor="ma")
-
-
-def _threads(alignment: Float[np.ndarray, "n m"], seen_width: float, heard_width: float, width: int) -> Any:
-    """A thread from each frame, at the top, to each step, at the bottom, as bright as its share of the frame."""
-    from PIL import Image, ImageDraw
-
-    shares = alignment / np.maximum(alignment.sum(axis=1, keepdims=True), 1e-12)
-    frames, steps = np.nonzero(shares > FAINT)
-    threads = Image.new("RGB", (width, THREADS), BACKGROUND)
-    draw: Any = ImageDraw.Draw(threads)
-    for thread in np.argsort(shares[frames, steps]):
-        frame, step = frames[thread], steps[thread]
-        ends = (frame + 0.5) * seen_width / len(shares), (step + 0.5) * heard_width / shares.shape[1]
-        level = np.sqrt(shares[frame, step])  # or the many thin ones of an average would not be seen
-        ink = tuple(round(low + level * (high - low)) for low, high in zip(BACKGROUND, INK, strict=True))
-        draw.line([(ends[0], 0), (ends[1], THREADS)], ink, 2)
-    return threads

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scav_jax import query_sections
-from scav_jax.alignment_picture import alignment_strip
+from scav_jax.alignment_strip import alignment_strip
 from scav_jax.dubbing import dubbed, still
 from scav_jax.melody import Melody, Stroke, strokes
 from scav_jax.plots import colour

@@ -159,8 +159,7 @@ def _draw_clip(path: Path, width: int) -> Any:
         draw.text((4, top + 1), label, INK, font=letters)
         top += level.shape[0] + GAP
     axis_top = top - GAP
-    ticks_s = ticks(duration_s, width)
-    for tick_s, column in zip(ticks_s, columns(ticks_s, duration_s, width).tolist(), strict=True):
+    for tick_s, column in tick_places(duration_s, width):
         draw.line([(column, axis_top), (column, axis_top + 4)], INK)
         draw.text((column + 3, axis_top + 2), f"{tick_s:g} s", INK, font=letters)
     return picture
@@ -173,11 +172,12 @@ def coloured(level: Level) -> Picture:
     return (matplotlib.colormaps["magma"](level)[..., :3] * 255).astype(np.uint8)
 
 
-def ticks(duration_s: float, width: int) -> Float[np.ndarray, " ticks"]:
-    """Round times at least 55 pixels apart; none so near the right edge that its label would be cut."""
+def tick_places(duration_s: float, width: int) -> list[tuple[float, int]]:
+    """Round times at least 55 pixels apart and their columns; none whose label the right edge would cut."""
     spacing_s = 55 * duration_s / width
     step_s = next((step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30) if step >= spacing_s), 60.0)
-    return np.arange(0.0, duration_s - spacing_s / 2, step_s)
+    times_s = np.arange(0.0, duration_s - spacing_s / 2, step_s)
+    return list(zip(times_s.tolist(), columns(times_s, duration_s, width).tolist(), strict=True))
 
 
 def font(size: int) -> Any:

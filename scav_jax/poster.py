@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from scav_jax.alignment_picture import RIGHT, WRONG, sound_level, write_notes
+from scav_jax.alignment_strip import RIGHT, WRONG, sound_level, write_notes
 from scav_jax.examples import Examples
 from scav_jax.film import (
     BACKGROUND,

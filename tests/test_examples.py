@@ -10,7 +10,7 @@ from PIL import Image
 from test_report import EVIL, Page, page_of, write_run
 
 from scav_jax import dubbing, examples, galleries, poster
-from scav_jax.alignment_picture import RIGHT, WRONG, alignment_strip
+from scav_jax.alignment_strip import RIGHT, WRONG, alignment_strip
 from scav_jax.features import media
 from scav_jax.melody import Melody, strokes
 from scav_jax.results import load_run
