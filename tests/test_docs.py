@@ -2,6 +2,7 @@
 
 import pkgutil
 import re
+from importlib.util import find_spec
 
 import pytest
 from conftest import REPOSITORY
@@ -75,10 +76,11 @@ def unmade_images(text):
     """Images with no command of this repository in the block before or the two after them."""
     blocks, unmade = text.split("\n\n"), []
     for place, block in enumerate(blocks):
-        near = " ".join(" ".join(blocks[max(place - 1, 0) : place + 3]).split())
+        images = re.findall(r"!\[[^\]]*\]\([^)]*\)", block)
+        near = " ".join(" ".join(blocks[max(place - 1, 0) : place + 3]).split()) if images else ""
         modules = re.findall(r"python -m ([\w.]+)", near)
-        made = any(map(exists, modules)) or any(map(is_target, re.findall(r"` ?make (\w+)", near)))
-        unmade += [] if made else re.findall(r"!\[[^\]]*\]\([^)]*\)", block)
+        made = any(map(find_spec, modules)) or any(map(is_target, re.findall(r"` ?make (\w+)", near)))
+        unmade += [] if made else images
     return unmade
 
 
