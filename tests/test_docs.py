@@ -17,6 +17,7 @@ PAGES = sorted(
     for page in REPOSITORY.glob(pattern)
 )
 EVERYTHING = "\n".join(page.read_text() for page in PAGES)
+EXTERNAL = re.compile(r"https://[\w-]+(\.[\w-]+)+(/\S*)?$")
 FENCES = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 README = (REPOSITORY / "README.md").read_text()
 
@@ -35,19 +36,20 @@ def test_broken_links_and_images_without_a_command_are_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
         "# One & two\n[a](page.md#one--two) [b](#one--two) [c](#one-two) [d](gone.md) [e](https://arxiv.org/#x)\n\n"
+        "[i](https:/x.org)\n\n"
         "```\n[f](fenced.md)\n# no heading\n```\n[g](page.md#no-heading)\n\n[h]: lost.md\n\n"
         "![p](page.md)\n\n*Made by `python\n-m docs.figures mean`.*\n\nWords.\n\nWords.\n\n"
         "![q](page.md)\n\n*Made by `python -m docs.painted`.*\n"
     )
-    assert broken_links(page) == ["#one-two", "gone.md", "page.md#no-heading", "lost.md"]
+    assert broken_links(page) == ["#one-two", "gone.md", "https:/x.org", "page.md#no-heading", "lost.md"]
     assert unmade_images(page.read_text()) == ["![q](page.md)"]
 
 
 def broken_links(page):
-    """Relative links of a page to what is not there: a file, or a heading as GitHub names it."""
+    """Links of a page to a file or heading, as GitHub names it, that is not there, or to what is no address."""
     text = unfenced(page.read_text())
     targets = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"^\[[^\]]+\]: (\S+)", text, re.MULTILINE)
-    return [target for target in targets if not re.match(r"\w+:", target) and not leads(page, target)]
+    return [target for target in targets if not (EXTERNAL.match(target) or leads(page, target))]
 
 
 def leads(page, target):
