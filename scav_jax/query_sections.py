@@ -50,4 +50,5 @@ def queries(runs: Sequence[Run], clips: ShownClips) -> list[dict[str, Any]]:
 
 def alignments(query: Row) -> dict[str, list[list[int]]]:
     """id -> how the run's distance lays that clip over the query's, for the few that it kept; averages have none."""
-    return dict(zip(query.get("aligned", query["retrieved"]), query.get("alignments", []), strict=False))
+    aligned, threads = query.get("aligned") or query["retrieved"], query.get("alignments") or []
+    return dict(zip(aligned, threads, strict=False))

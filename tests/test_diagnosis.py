@@ -12,7 +12,8 @@ import pytest
 import small_step
 from cases import quick_jit
 from conftest import REPOSITORY
-from test_entry import rows, train
+from runs import rows
+from test_entry import train
 
 import eval as retrieval
 from configs import base
