@@ -256,9 +256,8 @@ def alignments(config: Any, encoded: Encoded, name: str, query: int, others: np.
     x, y = (Clips(*encoded[side]) for side in config.pairs[0])
     found = []
     for other in others:
-        (frames, frames_mask), (steps, steps_mask) = (
-            [jnp.asarray(part[clip]) for part in (side.sequences, side.valid)] for side, clip in ((x, query), (y, other))
-        )
+        frames, frames_mask = (jnp.asarray(part[query]) for part in (x.sequences, x.valid))
+        steps, steps_mask = (jnp.asarray(part[other]) for part in (y.sequences, y.valid))
         matrix = np.asarray(distances.alignment(name, frames, steps, frames_mask, steps_mask, **options))
         matrix = matrix[: int(frames_mask.sum()), : int(steps_mask.sum())]
         found.append(np.rint(99 * matrix / max(matrix.max(), 1e-12)).astype(int).tolist())
