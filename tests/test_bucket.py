@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from bucket import BUCKET, serve, upload
 from etils import epath
-from runs import begin, finish, rows
+from started import begin, finish, rows
 from test_store import RATES_HZ, write_features
 
 from scav_jax import config as configs

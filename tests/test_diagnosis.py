@@ -12,7 +12,7 @@ import pytest
 import small_step
 from cases import quick_jit
 from conftest import REPOSITORY
-from runs import rows
+from started import rows
 from test_entry import train
 
 import eval as retrieval

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from runs import rows
+from started import rows
 
 CONFIGS = sorted(path.stem for path in (REPOSITORY / "configs").glob("[!_]*.py"))
 SMALL_TOWERS = [

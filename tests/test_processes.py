@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from runs import begin, finish, rows
 from small_step import TOLERANCE, assert_same
+from started import begin, finish, rows
 
 from scav_jax import config as configs
 from scav_jax.checkpoint import Checkpoints

@@ -9,7 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from runs import begin, finish, rows
+from started import begin, finish, rows
 
 from scav_jax import config as configs
 from scav_jax import training
