@@ -182,7 +182,7 @@ def shown_queries(config, encoded, rankings: list[evaluation.Ranking], facts) ->
                     "retrieved": [str(clip) for clip in facts.ids[ranking.members[nearest]]],
                     "aligned": [str(clip) for clip in facts.ids[aligned]],
                     "alignments": evaluation.alignments(
-                        config, encoded, ranking.distance, ranking.members[query], aligned
+                        config, encoded, ranking.distance, int(ranking.members[query]), aligned
                     ),
                 }
             )

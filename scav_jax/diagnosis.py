@@ -1,12 +1,11 @@
 """What the log of a run says of the ways in which contrastive training fails in silence: a line each, once a run.
 
-Judged by rows of metrics.jsonl alone, so that a resumed run, given its earlier rows, goes on where it was. The
-thresholds are ours. docs/troubleshooting.md has the same signatures, and what they were set by.
+Judged by the rows of metrics.jsonl, so that a resumed run, given its earlier rows, goes on where it was. Thresholds are
+ours; docs/troubleshooting.md has the same signatures, what to do about each, and what the thresholds were set by.
 """
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from statistics import median
 from typing import Any
 
 CHANCE = "warning: loss at chance"
@@ -16,10 +15,10 @@ MEMORY = "out of device memory"
 SIGNATURES = (CHANCE, COLLAPSE, BEHIND, MEMORY)
 
 AT_CHANCE = 0.98  # of ln N
-COLLAPSED = 0.002  # of the mean distance
+COLLAPSED = 0.025  # of the mean distance
 # The root of the variance floor of losses.normalize: rows that deviate less are no longer scaled up to 1.
 FLOOR = 1e-3
-# A signature of training holds over so much of it. Fewer rows or steps tell nothing.
+# A signature of training is to hold in more than half of the rows of so much of it. Fewer steps or rows tell nothing.
 WINDOW_FRACTION, WINDOW_STEPS, WINDOW_ROWS = 0.1, 25, 3
 
 TRAINING_REMEDY = (
@@ -38,20 +37,20 @@ class Diagnosis:
     config: the run's; trained_with: the distance of its loss; earlier: rows that a resumed run has already.
     """
 
-    def __init__(self, config: Any, trained_with: str, earlier: Iterable[Mapping[str, float]] = ()):
+    def __init__(self, config: Any, trained_with: str, earlier: Iterable[Mapping[str, Any]] = ()):
         self._recipe = f"recipe.{trained_with}"
         self._temperature = config.recipe[trained_with].temperature
         self._warmup = config.optimizer.warmup_fraction * config.steps
         self._window = max(WINDOW_FRACTION * config.steps, WINDOW_STEPS)
-        self._recent: deque[Mapping[str, float]] = deque()
+        self._recent: deque[Mapping[str, Any]] = deque()
         self._said: set[str] = set()
         for row in earlier:
             self.lines(row)
 
-    def lines(self, row: Mapping[str, float]) -> list[str]:
+    def lines(self, row: Mapping[str, Any]) -> list[str]:
         """What is to be said after this row, a training row or an evaluation: mostly nothing."""
-        found = {BEHIND: sequence_behind(row), **self._of_window(row)}
-        new = {signature: line for signature, line in found.items() if line and signature not in self._said}
+        found = {**self._of_window(row), BEHIND: sequence_behind(row)}
+        new = {name: line for name, line in found.items() if line and name not in self._said}
         self._said |= new.keys()
         return list(new.values())
 
@@ -64,34 +63,38 @@ class Diagnosis:
             recent.popleft()
         if len(recent) < WINDOW_ROWS or row["step"] - recent[0]["step"] < self._window:
             return {}
-        since = f"steps {recent[0]['step']:.0f} to {row['step']:.0f}"
-        return {CHANCE: self._chance(since), COLLAPSE: self._collapse(since)}
+        steps = f"steps {recent[0]['step']:.0f} to {row['step']:.0f}"
+        signs = ((CHANCE, _is_at_chance, self._chance), (COLLAPSE, _is_collapsed, self._collapse))
+        return {name: line(row, steps) for name, holds, line in signs if 2 * sum(map(holds, recent)) > len(recent)}
 
-    def _chance(self, since):
-        share = median(row["loss_over_chance"] for row in self._recent)
-        if not share >= AT_CHANCE:
-            return ""
+    def _chance(self, row, steps):
         return (
-            f"{CHANCE}: {share:.2f} of ln N in {since}, as of a guess among the N clips of a batch. Likely the "
-            f"learning rate or the temperature is off, or picture and sound of a clip do not belong together. Change "
-            f"{self._recipe}.learning_rate by factors of 10, {self._recipe}.temperature (began at "
-            f"{self._temperature:g}), or check the features."
+            f"{CHANCE}: {row['loss_over_chance']:.2f} of ln N, and no lower in most of {steps}; a guess among the N "
+            f"clips of a batch has 1. Likely the learning rate or the temperature is off, or picture and sound of a "
+            f"clip do not belong together. Change {self._recipe}.learning_rate by factors of 10, or "
+            f"{self._recipe}.temperature (began at {self._temperature:g}), or check the features."
         )
 
-    def _collapse(self, since):
-        deviation = median(row["distance_deviation"] for row in self._recent)
-        mean = median(abs(row["mean_distance"]) for row in self._recent)
-        if not deviation <= max(COLLAPSED * mean, FLOOR):
-            return ""
+    def _collapse(self, row, steps):
         return (
-            f"{COLLAPSE}: they deviate by {deviation:.2g} in a row around {mean:.2g} in {since}, so that all clips "
-            f"look alike. Likely too high a learning rate or weight decay, or features that hardly vary. Lower "
-            f"{self._recipe}.learning_rate or optimizer.weight_decay, take {self._recipe}.normalization=zscore, or "
-            f"check the features."
+            f"{COLLAPSE}: a row deviates by {row['distance_deviation']:.2g} around {row['mean_distance']:.2g}, and the "
+            f"right clip is no nearer than the others, in most of {steps}. Likely the learning rate or the weight "
+            f"decay is too high, or clips have almost the same features. Lower {self._recipe}.learning_rate or "
+            f"optimizer.weight_decay, or check the features."
         )
 
 
-def sequence_behind(gain: Mapping[str, float]) -> str:
+def _is_at_chance(row):
+    return row["loss_over_chance"] >= AT_CHANCE
+
+
+def _is_collapsed(row):
+    """Some distances differ little by nature, but then the positive lies several deviations below the mean."""
+    deviation, mean = row["distance_deviation"], row["mean_distance"]
+    return deviation <= max(COLLAPSED * abs(mean), FLOOR) and mean - row["positive_distance"] <= deviation
+
+
+def sequence_behind(gain: Mapping[str, Any]) -> str:
     """The line, if the interval of what evaluation.sequence_gain found lies below 0; else ""."""
     if not gain.get("eval_sequence_gain_high", 0.0) < 0:
         return ""

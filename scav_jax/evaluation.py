@@ -253,11 +253,11 @@ def alignments(config: Any, encoded: Encoded, name: str, query: int, others: np.
     if name == "cosine" or name in order_free.NAMES:
         return []
     options = distances.options(name, config.distance)
-    x, y = (Clips(*encoded[side]).masked() for side in config.pairs[0])
+    x, y = (Clips(*encoded[side]) for side in config.pairs[0])
     found = []
     for other in others:
-        parts = (jnp.asarray(part) for part in (*x[query].pair(), *y[other].pair()))
-        frames, frames_mask, steps, steps_mask = parts
+        frames, frames_mask = (jnp.asarray(part[query]) for part in (x.sequences, x.valid))
+        steps, steps_mask = (jnp.asarray(part[other]) for part in (y.sequences, y.valid))
         matrix = np.asarray(distances.alignment(name, frames, steps, frames_mask, steps_mask, **options))
         matrix = matrix[: int(frames_mask.sum()), : int(steps_mask.sum())]
         found.append(np.rint(99 * matrix / max(matrix.max(), 1e-12)).astype(int).tolist())

@@ -32,7 +32,7 @@ class MetricsWriter:
         folder = self._local.name if self._local else str(self._events)
         self._tensorboard = SummaryWriter(folder, purge_step=start_step + 1)
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
+    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The row as it is written."""
         row = {"step": step, **{key: float(value) for key, value in metrics.items()}}
         self._lines.add(json.dumps(row))
@@ -64,7 +64,7 @@ class NoWriter:
 
     earlier = ()
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
+    def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
         return {}
 
     def flush(self) -> None:

@@ -49,7 +49,6 @@ def queries(runs: Sequence[Run], clips: ShownClips) -> list[dict[str, Any]]:
 
 
 def alignments(query: Row) -> dict[str, list[list[int]]]:
-    """id -> how the run's distance lays that clip over the query's, for the few that it kept."""
-    clip_ids = query["aligned"] if "aligned" in query else query["retrieved"]
-    matrices: list[list[list[int]]] = query.get("alignments", [])
-    return dict(zip(clip_ids, matrices, strict=False))  # averages have none
+    """id -> how the run's distance lays that clip over the query's, for the few that it kept; averages have none."""
+    aligned, threads = query.get("aligned") or query["retrieved"], query.get("alignments") or []
+    return dict(zip(aligned, threads, strict=False))

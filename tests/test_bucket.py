@@ -1,18 +1,17 @@
 """Runs in a bucket: gs:// paths of a local server through train.py, a stop, a resume and eval.py."""
 
 import importlib
-import json
 import os
 import re
 import signal
-import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from bucket import BUCKET, serve, upload
-from conftest import REPOSITORY
 from etils import epath
+from started import begin, finish, rows
 from test_store import RATES_HZ, write_features
 
 from scav_jax import config as configs
@@ -68,28 +67,11 @@ def start(bucket, shell_environment, tmp_path_factory):
     cache = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
     environment = {**shell_environment, **variables, **cache}
 
-    def begin(*command):
-        return subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return begin
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, out + err
-    return out, err
+    return partial(begin, environment=environment)
 
 
 def losses(workdir):
-    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    return [(row["step"], row["loss"]) for row in rows(workdir) if "loss" in row]
 
 
 @pytest.mark.heavy

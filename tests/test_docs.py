@@ -2,6 +2,7 @@
 
 import pkgutil
 import re
+from importlib.util import find_spec
 
 import pytest
 from conftest import REPOSITORY
@@ -11,17 +12,80 @@ from data.marimba import score
 from scav_jax import config as configs
 
 PAGES = sorted(
-    page for pattern in ("*.md", "docs/*.md", "data/*/*.md", "benchmarks/**/*.md") for page in REPOSITORY.glob(pattern)
+    page
+    for pattern in ("*.md", "docs/**/*.md", "data/*/*.md", "benchmarks/**/*.md")
+    for page in REPOSITORY.glob(pattern)
 )
 EVERYTHING = "\n".join(page.read_text() for page in PAGES)
+EXTERNAL = re.compile(r"https://[\w-]+(\.[\w-]+)+(/\S*)?$")
 FENCES = re.compile(r"^```\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 README = (REPOSITORY / "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
-def test_links_lead_to_files(page):
-    targets = [target for target in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in target]
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+def test_links_lead_to_files_and_headings(page):
+    assert broken_links(page) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_images_have_the_command_that_makes_them_beside_them(page):
+    assert unmade_images(page.read_text()) == []
+
+
+def test_broken_links_and_images_without_a_command_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One & two\n[a](page.md#one--two) [b](#one--two) [c](#one-two) [d](gone.md) [e](https://arxiv.org/#x)\n\n"
+        "[i](https:/x.org)\n\n"
+        "```\n[f](fenced.md)\n# no heading\n```\n[g](page.md#no-heading)\n\n[h]: lost.md\n\n"
+        "![p](page.md)\n\n*Made by `python\n-m docs.figures mean`.*\n\nWords.\n\nWords.\n\n"
+        "![q](page.md)\n\n*Made by `python -m docs.painted`.*\n"
+    )
+    assert broken_links(page) == ["#one-two", "gone.md", "https:/x.org", "page.md#no-heading", "lost.md"]
+    assert unmade_images(page.read_text()) == ["![q](page.md)"]
+
+
+def broken_links(page):
+    """Links of a page to a file or heading, as GitHub names it, that is not there, or to what is no address."""
+    text = unfenced(page.read_text())
+    targets = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"^\[[^\]]+\]: (\S+)", text, re.MULTILINE)
+    return [target for target in targets if not (EXTERNAL.match(target) or leads(page, target))]
+
+
+def leads(page, target):
+    path, _, anchor = target.partition("#")
+    file = page.parent / path if path else page
+    return file.exists() and (not anchor or anchor in anchors(file.read_text()))
+
+
+def unfenced(text):
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text):
+    """Names of a page's headings: lower case, without marks, blanks as hyphens, and numbered where one comes again."""
+    found = []
+    for heading in re.findall(r"^#+ (.+)$", unfenced(text), re.MULTILINE):
+        shown = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", heading.strip().lower())
+        name = re.sub(r"[^\w\s-]", "", shown).replace(" ", "-")
+        found.append(f"{name}-{found.count(name)}" if name in found else name)
+    return found
+
+
+def unmade_images(text):
+    """Images with no command of this repository in the block before or the two after them."""
+    blocks, unmade = text.split("\n\n"), []
+    for place, block in enumerate(blocks):
+        images = re.findall(r"!\[[^\]]*\]\([^)]*\)", block)
+        near = " ".join(" ".join(blocks[max(place - 1, 0) : place + 3]).split()) if images else ""
+        modules = re.findall(r"python -m ([\w.]+)", near)
+        made = any(map(find_spec, modules)) or any(map(is_target, re.findall(r"` ?make (\w+)", near)))
+        unmade += [] if made else images
+    return unmade
+
+
+def is_target(name):
+    return re.search(rf"^{name}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 
 
 def test_everything_that_the_paper_page_names_exists():

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from started import rows
 
 CONFIGS = sorted(path.stem for path in (REPOSITORY / "configs").glob("[!_]*.py"))
 SMALL_TOWERS = [
@@ -20,10 +21,6 @@ SUBSETS = {"all", "order", "timing", "semantic", "lag", "drift", "unseen", "stat
 def train(shell, store, workdir, *overrides, config="marimba"):
     small = ["--config.steps=2", "--config.batch_size=8", f"--config.data.store={store}", *SMALL_TOWERS]
     return shell("train.py", f"--config=configs/{config}.py", f"--workdir={workdir}", *small, *overrides)
-
-
-def rows(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def snapshot(folder):

@@ -1,6 +1,5 @@
 """Two processes over localhost train as one does, and stop together."""
 
-import json
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from small_step import TOLERANCE, assert_same
+from started import begin, finish, rows
 
 from scav_jax import config as configs
 from scav_jax.checkpoint import Checkpoints
@@ -47,7 +47,7 @@ def with_devices(environment, count):
 def start(shell_environment, marimba):
     """start(workdir, ...) begins train.py, or another script, in `count` processes of `devices` devices each."""
 
-    def begin(workdir, count=1, devices=1, script="train.py", more=()):
+    def start(workdir, count=1, devices=1, script="train.py", more=()):
         port = free_port()
         flags = [f"--workdir={workdir}"]
         if script == "train.py":
@@ -56,28 +56,19 @@ def start(shell_environment, marimba):
         found = []
         for index in range(count):
             told = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={index}"] * (count > 1)
-            command = [sys.executable, script, *flags, *told]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            found.append(subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes))
+            found.append(begin(script, *flags, *told, environment=environment))
         return found
 
-    return begin
+    return start
 
 
-def finish(processes, code=0):
-    outputs = [process.communicate(timeout=300) for process in processes]
-    for process, (_, err) in zip(processes, outputs, strict=True):
-        assert process.returncode == code, err
-    return outputs
-
-
-def rows(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def finish_all(processes, code=0):
+    return [finish(process, code) for process in processes]
 
 
 def wait_for_rows(processes, workdir, count):
     deadline = time.monotonic() + 200
-    while not (workdir / "metrics.jsonl").exists() or len(rows(workdir)) < count:
+    while len(rows(workdir)) < count:
         assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -101,7 +92,7 @@ def stopped(start, tmp_path_factory):
     both = start(workdir, count=2)
     wait_for_rows(both, workdir, 4)
     both[1].send_signal(signal.SIGTERM)
-    outputs = [out for out, _ in finish(both, STOPPED)]
+    outputs = [out for out, _ in finish_all(both, STOPPED)]
     found, config = rows(workdir), configs.load(workdir / "config.json")
     with closing(Checkpoints(workdir, config.checkpoint.keep, read_only=True)) as checkpoints:
         step = checkpoints.latest_step
@@ -109,9 +100,9 @@ def stopped(start, tmp_path_factory):
     for process, where in ((resumed, workdir), (undisturbed, alone)):
         wait_for_rows([process], where, len(found) + MORE)
         process.send_signal(signal.SIGTERM)
-    ((out, _),) = finish([resumed], STOPPED)
+    out, _ = finish(resumed, STOPPED)
     assert f"resuming {workdir} at step {step}\n" in out
-    finish([undisturbed], STOPPED)
+    finish(undisturbed, STOPPED)
     return Stopped(workdir, outputs, found, step, rows(workdir), rows(alone))
 
 
@@ -144,7 +135,7 @@ def test_another_device_count_goes_on_with_the_same_clips_and_losses(stopped):
 def test_two_processes_evaluate_as_one(start, stopped):
     found = []
     for count in (1, 2):
-        finish(start(stopped.folder, count=count, script="eval.py"))
+        finish_all(start(stopped.folder, count=count, script="eval.py"))
         found.append((stopped.folder / "eval" / "metrics.json").read_text())
     assert found[0] == found[1]
 

@@ -39,10 +39,10 @@ RUN_BY = {
     "train.py": "test_entry.py::test_every_config_method_and_distance_runs",
     "train.py --plan": "test_plan.py::test_the_papers_step_compiles_for_every_pod",
     "eval.py": "test_entry.py::test_every_config_method_and_distance_runs",
-    "data.own": "test_readme.py::test_features_are_packed_trained_on_and_searched",
+    "data.own": "test_readme.py::test_features_are_packed_trained_on_and_reported",
     "scav_jax.features.extract": "test_extract.py::test_command_exit_codes",
     "scav_jax.parity": "test_parity.py::test_a_dump_is_checked_without_torch",
-    "scav_jax.report": "test_report.py::test_bad_files_are_named",
+    "scav_jax.report": "test_readme.py::test_features_are_packed_trained_on_and_reported",
     "scav_jax.retrieval": "test_retrieval_shell.py::test_a_file_finds_what_its_stored_features_find",
 }
 ACTIVATE = "source .venv/bin/activate"
@@ -99,7 +99,6 @@ def test_the_program_of_every_command_is_run_by_a_test():
 @pytest.mark.parametrize("command", module_commands())
 def test_modules_take_their_arguments(command, monkeypatch):
     def read(parser, arguments=None, namespace=None):
-        parser.parse_known_args(arguments, namespace)
         assert parser.parse_known_args(arguments, namespace)[1] == []
         raise Read
 
@@ -141,8 +140,8 @@ def test_pip_is_given_this_project_and_extras_that_it_has():
 
 
 def test_files_of_commands_exist_or_are_made_by_one():
-    arguments = [(command, word.rpartition("=")[2]) for command in COMMANDS for word in words(command)]
-    paths = {word for _, word in arguments if re.match(r"(configs|data|docs|runs)/", word)}
+    named = {word.rpartition("=")[2] for command in COMMANDS for word in words(command)}
+    paths = {word for word in named if re.match(r"(configs|data|docs|runs)/", word)}
     films = {f"data/marimba/world/media/{clip.split}/{clip.id}.mp4" for clip in score.clips(SEED)}
     made = {word for command in of("train.py", "scav_jax.retrieval") for word in re.findall(r"=(runs/\S+)", command)}
     assert made & paths
@@ -180,8 +179,8 @@ def test_numbers_are_those_of_the_results():
 
 
 @pytest.mark.heavy
-def test_features_are_packed_trained_on_and_searched(shell, tmp_path, rng):
-    """The last block of "Your own clips", on random features without rates or splits."""
+def test_features_are_packed_trained_on_and_reported(shell, tmp_path, rng):
+    """The last block of "Your own clips", on random features without rates or splits; and a page of its run."""
     for name in ("train.py", "eval.py", "configs", "data", "scav_jax"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     (tmp_path / "FEATURES").mkdir()
@@ -192,11 +191,12 @@ def test_features_are_packed_trained_on_and_searched(shell, tmp_path, rng):
     commands = [words(line)[1:] for line in FENCE.findall(block)[-1][1].splitlines()]
     assert [command[0] for command in commands] == ["-m", "train.py", "eval.py"]
     commands[1] += ["--config.steps=2", "--config.batch_size=8", *SMALL_TOWERS]
-    for command in commands:
+    for command in [*commands, ["-m", "scav_jax.report", "runs/own", "--out", "compare.html"]]:
         done = shell(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "runs" / "own" / "eval" / "metrics.json").read_text())
     assert written["protocol"]["dataset"] == "own"
     assert {row["subset"] for row in written["results"]} == {"all"}
     assert {row["k"] for row in written["results"]} == {None, 10, 50}
-    assert (tmp_path / "runs" / "own" / "eval" / "report.html").is_file()
+    for page in (tmp_path / "runs" / "own" / "eval" / "report.html", tmp_path / "compare.html"):
+        assert "<html" in page.read_text()

@@ -1,17 +1,15 @@
 """A run killed at any moment and started again ends as the run left alone: the same parameters, bit for bit."""
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from started import begin, finish, rows
 
 from scav_jax import config as configs
 from scav_jax import training
@@ -33,19 +31,11 @@ OPTIONS = [
 def start(shell_environment, marimba):
     """start(workdir) begins train.py there, in a process group of its own."""
 
-    def begin(workdir):
-        command = [sys.executable, "train.py", *OPTIONS, f"--config.data.store={marimba / 'store'}"]
-        return subprocess.Popen(
-            [*command, f"--workdir={workdir}"],
-            cwd=REPOSITORY,
-            env=shell_environment,
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(workdir):
+        command = ["train.py", *OPTIONS, f"--config.data.store={marimba / 'store'}", f"--workdir={workdir}"]
+        return begin(*command, environment=shell_environment, start_new_session=True)
 
-    return begin
+    return start
 
 
 def kill(process):
@@ -53,18 +43,9 @@ def kill(process):
     process.communicate()
 
 
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
-
-
 def losses(workdir):
     """The training rows, without the clock's numbers."""
-    if not (workdir / "metrics.jsonl").exists():
-        return []
-    lines = (workdir / "metrics.jsonl").read_text().split("\n")[:-1]
-    found = [row for row in map(json.loads, lines) if "loss" in row]
+    found = [row for row in rows(workdir) if "loss" in row]
     return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in found]
 
 
@@ -106,7 +87,7 @@ def test_a_run_killed_between_checkpoints_ends_as_the_one_left_alone(start, undi
     assert reached < STEPS
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99')  # a row that the kill cut short
-    out = finish(start(workdir))
+    out, _ = finish(start(workdir))
     resumed_at = int(re.search(r"resuming .* at step (\d+)", out)[1])
     assert resumed_at in range(5, reached + 1, 5)
     assert_same_run(workdir, undisturbed)

@@ -32,7 +32,10 @@ FORMS = {
     "cosine": ("cosine", {"unit_norm": True}, False),
     "cosine-ragged": ("cosine", {}, True),
 }
-tile_sizes = pytest.mark.parametrize("tile_size", [None, 1])
+# Tiles of one in every form; those chosen from the shapes, here one for all, in one form of each distance.
+tiled = pytest.mark.parametrize(
+    ("form", "tile_size"), [*((form, 1) for form in FORMS), *((name, None) for name in DISTANCES)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +53,7 @@ def arguments(rng, y_shape, ragged):
     return x, y, x_mask, y_mask, weighting
 
 
-@pytest.mark.parametrize("form", FORMS)
-@tile_sizes
+@tiled
 def test_own_rows_against_replicated_columns(form, tile_size, mesh, rng):
     name, options, ragged = FORMS[form]
     inputs = arguments(rng, Y_REPLICATED, ragged)
@@ -61,7 +63,7 @@ def test_own_rows_against_replicated_columns(form, tile_size, mesh, rng):
     assert_equal(quick_jit(sharded)(*inputs), program(name, **options)(*inputs))
 
 
-@pytest.mark.parametrize(("form", "tile_size"), [*((form, 1) for form in FORMS), *((name, None) for name in DISTANCES)])
+@tiled
 def test_own_rows_against_gathered_columns(form, tile_size, mesh, rng):
     name, options, ragged = FORMS[form]
     inputs = arguments(rng, Y_SHARDED, ragged)
@@ -96,7 +98,7 @@ def test_differentiated_from_outside(name, mesh, rng):
 
 
 @pytest.mark.parametrize("form", [*DISTANCES, "wasserstein-ott"])
-@tile_sizes
+@pytest.mark.parametrize("tile_size", [None, 1])
 def test_jitted_over_sharded_arrays(form, tile_size, mesh, rng):
     name, options = FORMS[form][:2] if form in FORMS else ("wasserstein", {**WASSERSTEIN, "solver": "ott"})
     inputs = arguments(rng, Y_SHARDED, True)
