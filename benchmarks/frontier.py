@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from benchmarks import page, tables
+from benchmarks.settings import METHODS
 from benchmarks.tables import Table
 from scav_jax.frontier import smallest_k
 from scav_jax.results import DIRECTION_NAMES, DISTANCE_NAMES, Row, load_run, method_label, mode_label, run_rows
 
-RUNS = [Path("runs/demo") / f"{name}-seed0" for name in ("cav", "euclidean", "dtw", "wasserstein")]
+RUNS = [Path("runs/demo") / f"{name}-seed0" for name in METHODS]
 PROBED_SUBSETS = ("order", "semantic")
 
 

@@ -8,13 +8,11 @@ by sequence retrieval. configs/marimba.py holds the winners.
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import page
+from benchmarks import page, process
 
 ROOT = Path("runs/grid")
 LEARNING_RATES = (1e-3, 2e-3, 4e-3)
@@ -39,13 +37,9 @@ def main() -> None:
 def score(name: str, learning_rate: float, temperature: float) -> float:
     """Validation R@1 in percent of one run, trained now if it was not before."""
     run = ROOT / f"{name}-lr{learning_rate:g}-t{temperature:g}"
-    method = "--config.method=cav" if name == "cosine" else f"--config.distance.name={name}"
-    command = [
-        *(sys.executable, "train.py", "--config=configs/marimba.py", f"--workdir={run}", method),
-        f"--config.recipe.{name}.learning_rate={learning_rate}",
-        f"--config.recipe.{name}.temperature={temperature}",
-    ]
-    subprocess.run(command, check=True)
+    chosen = {"learning_rate": learning_rate, "temperature": temperature}
+    flags = (f"--config.recipe.{name}.{key}={value}" for key, value in chosen.items())
+    process.train("marimba", run, "cav" if name == "cosine" else name, *flags)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = next(row for row in reversed(rows) if "eval_v2a_R@1" in row)
     return (last["eval_v2a_R@1"] + last["eval_a2v_R@1"]) / 2

@@ -1,6 +1,6 @@
 """The hard world: every method trained on configs/marimba_hard.py, and R@1 of each subset.
 
-python -m benchmarks.hard     writes benchmarks/results/hard.md; runs that are done are not done again; about an hour
+python -m benchmarks.hard     writes benchmarks/results/hard.md; runs that are done are not done again
 """
 
 import subprocess
@@ -9,32 +9,25 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import measure
+from benchmarks import page, process
+from benchmarks.settings import METHODS
 from scav_jax import significance
 from scav_jax.results import markdown_tables, pool_seeds, summary_rows
 
-METHODS = ("cav", "euclidean", "dtw", "wasserstein")
-ROOT, RESULTS = Path("runs/hard"), Path("benchmarks/results/hard.md")
+ROOT = Path("runs/hard")
 SEEDS = range(3)
 
 
 def main() -> None:
-    runs = [ROOT / f"{method}-seed{seed}" for seed in SEEDS for method in METHODS]
-    for run in tqdm(runs, unit="run"):
+    runs = {ROOT / f"{method}-seed{seed}": (method, seed) for seed in SEEDS for method in METHODS}
+    for run, (method, seed) in tqdm(runs.items(), unit="run"):
         if not (run / "eval" / "metrics.json").exists():
-            method, _, seed = run.name.partition("-seed")
-            chosen = "--config.method=cav" if method == "cav" else f"--config.distance.name={method}"
-            python("train.py", "--config=configs/marimba_hard.py", f"--workdir={run}", chosen, f"--config.seed={seed}")
-            python("eval.py", f"--workdir={run}", "--noreport")
-    hits = significance.load_hits(runs)
-    rows = pool_seeds(summary_rows(runs), significance.intervals(hits))
-    head = f"# The hard world\n\nCommand: `python -m benchmarks.hard`. {measure.hardware()}\n\n"
-    RESULTS.write_text(head + markdown_tables(rows, significance.differences(hits)))
-    print(RESULTS.read_text())
-
-
-def python(*command: str) -> None:
-    subprocess.run([sys.executable, *command], check=True)
+            process.train("marimba_hard", run, method, f"--config.seed={seed}")
+            subprocess.run([sys.executable, "eval.py", f"--workdir={run}", "--noreport"], check=True)
+    hits = significance.load_hits(list(runs))
+    rows = pool_seeds(summary_rows(list(runs)), significance.intervals(hits))
+    tables = markdown_tables(rows, significance.differences(hits))
+    page.write("hard", page.page("hard", "The hard world", [tables]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import page
+from benchmarks.settings import METHODS
 from scav_jax import config as configs
 from scav_jax import distances, evaluation, parallel, training
 from scav_jax.checkpoint import Checkpoints
@@ -21,7 +22,6 @@ from scav_jax.features.store import open_store
 from scav_jax.metrics import bootstrap_interval, ranks
 from scav_jax.results import DISTANCE_NAMES
 
-METHODS = ("cav", "euclidean", "dtw", "wasserstein")
 SEED = 0
 NEAREST = 10
 # What is compared with float32 throughout: (name, dtype of the encodings, precision of the products).

@@ -1,4 +1,4 @@
-"""What is measured in a process of its own: how that is started, and what memory it takes."""
+"""What runs in a process of its own: how a measurement or a training is started, and what memory it takes."""
 
 import resource
 import subprocess
@@ -12,6 +12,13 @@ def run(module: str, *flags: str) -> str:
     """What `python -m benchmarks.MODULE FLAGS` prints."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *flags]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def train(config: str, run: Path, method: str, *flags: str) -> None:
+    """Begins a run of configs/CONFIG.py by train.py, or goes on with it; method: "cav", or the distance of SCAV."""
+    chosen = "--config.method=cav" if method == "cav" else f"--config.distance.name={method}"
+    command = [sys.executable, "train.py", f"--config=configs/{config}.py", f"--workdir={run}", chosen, *flags]
+    subprocess.run(command, check=True)
 
 
 def memory(field: str) -> int:

@@ -294,6 +294,8 @@ def main() -> None:
     parser.add_argument("--only", help=f"sections, by commas, of {', '.join(SECTIONS)}")
     parser.add_argument("--distance", default="", help="of the sections of searches, with --only: its rows alone")
     chosen = parser.parse_args()
+    if chosen.distance and not chosen.only:
+        parser.error("--distance: expected together with --only, or the file would lose all other rows")
     names = chosen.only.split(",") if chosen.only else list(SECTIONS)
     if unknown := sorted({*names} - {*SECTIONS}):
         parser.error(f"--only: expected some of {', '.join(SECTIONS)}, got {unknown[0]}")
@@ -302,7 +304,7 @@ def main() -> None:
         options = {"distance": chosen.distance} if name in GALLERIES else {}
         table = SECTIONS[name](chosen.quick, **options)
         new = table.markdown()
-        sections[table.title] = merged(sections[table.title], new) if chosen.distance and not chosen.quick else new
+        sections[table.title] = merged(sections.get(table.title, new), new) if chosen.distance else new
         print(new)
     if not chosen.quick:
         RESULTS.write_text(page.page("search", "Search", list(sections.values())))

@@ -6,6 +6,7 @@ from functools import partial
 
 from scav_jax.distances import pairwise
 
+METHODS = ("cav", "euclidean", "dtw", "wasserstein")  # trained by make demo and on the hard world
 GAMMA = 0.1
 EPSILON = 0.05
 ITERATIONS = 50

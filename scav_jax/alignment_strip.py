@@ -48,7 +48,8 @@ def alignment_strip(
 
     from scav_jax.features import media
 
-    duration_s = min(media.probe(seen).duration_s, MAX_S)
+    seen_s = media.probe(seen).duration_s
+    duration_s = min(seen_s, MAX_S)
     place: dict[str, Any] = {"duration_s": duration_s, "width": width}
     frames = media.read_frames(seen, FRAME_RATE_HZ, max_width=FRAME_WIDTH, span=media.Span(length_s=MAX_S))
     notes = NOTES if strokes else 0
@@ -56,7 +57,7 @@ def alignment_strip(
     picture = Image.new("RGB", (width, top + THREADS + GAP + SOUND + notes + 2 * AXIS_HEIGHT), BACKGROUND)
     picture.paste(Image.fromarray(coloured(movement(frames, FRAME_RATE_HZ, **place, height=MOVES))), (0, notes))
     if alignment is not None:
-        seen_width, heard_width = (media.probe(clip).duration_s * width / duration_s for clip in (seen, heard))
+        seen_width, heard_width = (s * width / duration_s for s in (seen_s, media.probe(heard).duration_s))
         picture.paste(_threads(alignment, seen_width, heard_width, width), (0, top))
     top += THREADS + GAP
     picture.paste(Image.fromarray(coloured(sound_level(heard, **place, height=SOUND))), (0, top))

@@ -236,7 +236,7 @@ def sequence_gain(config: Any, rankings: Sequence[Ranking], facts: Facts) -> dic
     if config.method == "cav" or not by_sequence or not by_aggregate:
         return {}
     gain = np.mean(by_sequence, axis=0) - np.mean(by_aggregate, axis=0)
-    low, high = bootstrap_interval(gain[None], np.where(facts.groups == "", facts.ids, facts.groups))
+    low, high = bootstrap_interval(gain[None], facts.families)
     key = "eval_sequence_gain"
     return {key: float(gain.mean()), f"{key}_low": low, f"{key}_high": high}
 

@@ -188,7 +188,7 @@ def font(size: int) -> Any:
 
 
 def encode_picture(picture: Any, image_format: str) -> bytes:
-    """The bytes of a file: JPEG of quality 82, any other of Pillow's formats optimised."""
+    """The bytes of a file: JPEG of quality 75, any other of Pillow's formats optimised."""
     buffer = io.BytesIO()
     picture.save(buffer, image_format, **({"quality": 75} if image_format == "JPEG" else {"optimize": True}))
     return buffer.getvalue()

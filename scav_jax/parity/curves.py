@@ -12,7 +12,6 @@ from scav_jax.parity.problem import Problem
 
 FLOAT64_LIMIT = 1e-6
 THEIRS, OURS = "theirs", "ours"
-_DTYPES = {"float64": np.float64}
 # Runs that differ from ours by rounding alone: (parameters to start from, order of the clips) -> the same, changed.
 OTHER_RUNS = {
     "ours, batches reversed": lambda start, order: (start, order[:, ::-1]),
@@ -66,7 +65,8 @@ class Curve:
 def of_ours(problem: Problem, name: str, precision: str, theirs: np.ndarray) -> tuple[Curve, Any]:
     """Ours beside losses of theirs, and the parameters that ours learned."""
     like = ours.like(problem.config)
-    start = {key: array.astype(_DTYPES.get(precision, np.float32)) for key, array in problem.start.items()}
+    dtype = np.float64 if precision == "float64" else np.float32
+    start = {key: array.astype(dtype) for key, array in problem.start.items()}
     curve = Curve(name, precision, {THEIRS: theirs})
 
     def run(start, order):
