@@ -136,7 +136,7 @@ def test_all_ties_are_no_hit_and_a_nan_row_is_an_error():
 
 
 @pytest.mark.heavy  # numba compiles for half a minute
-@pytest.mark.filterwarnings("ignore:unsafe cast from uint64 to int64")
+@pytest.mark.filterwarnings("ignore:.*unsafe cast from uint64 to int64")  # it may begin with colours
 def test_agreement_with_ranx(rng):
     from ranx import Qrels, Run, evaluate
 
