@@ -84,7 +84,9 @@ clean:
 # One stamp an extra of pyproject.toml: installed again when that file changes.
 $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "installing scav-jax[$*] into $(VENV) for $$($(BIN)/python -V) "
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable ".[$*]"
+	@start=$$(date +%s); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable ".[$*]" && \
+	  echo "installed in $$(($$(date +%s) - start)) s"
 	@touch $@
 
 # The compiler for TPUs that this JAX wants, where only tests that ask for it find it: beside it JAX would complain on

@@ -7,12 +7,14 @@ Stops and goes on at will: what is done is not done again. The commands it runs 
 """
 
 import argparse
+import contextlib
 import json
 import platform
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,21 +43,34 @@ SECONDS = {
 
 
 class Stages:
-    """Announces each stage, and how long it and all that follow will take."""
+    """Announces each stage, how long it and all that follow will take, and in the end how long each took."""
 
     def __init__(self, planned: list[tuple[str, float]]):
-        self._planned, self._done, self._expected = planned, 0, 0.0
-        self._start = time.monotonic()
+        self._planned = planned
+        self._took: list[float] = []
+
+    def __str__(self) -> str:
+        lines = [f"  {seconds:6.0f} s  {what}" for (what, _), seconds in zip(self._planned, self._took, strict=False)]
+        return "\n".join([*lines, f"  {sum(self._took):6.0f} s  in all"])
 
     def run(self, command: list[str]) -> None:
-        (what, seconds), rest = self._planned[self._done], sum(s for _, s in self._planned[self._done :])
-        pace = (time.monotonic() - self._start) / self._expected if self._expected else 1.0
+        with self.next(command):
+            finished = subprocess.run([sys.executable, *command[1:]], check=False)
+            if finished.returncode:
+                raise SystemExit(finished.returncode)
+
+    @contextlib.contextmanager
+    def next(self, command: list[str] | None = None) -> Iterator[None]:
+        done = len(self._took)
+        (what, seconds), rest = self._planned[done], sum(s for _, s in self._planned[done:])
+        pace = sum(self._took) / sum(s for _, s in self._planned[:done]) if done else 1.0
         left = f"about {seconds * pace:.0f} s, all the rest about {rest * pace / 60:.1f} min"
-        print(f"\n[{self._done + 1}/{len(self._planned)}] {what}: {left}\n$ {shlex.join(command)}", flush=True)
-        finished = subprocess.run([sys.executable, *command[1:]], check=False)
-        if finished.returncode:
-            raise SystemExit(finished.returncode)
-        self._done, self._expected = self._done + 1, self._expected + seconds
+        print(f"\n[{done + 1}/{len(self._planned)}] {what}: {left}", flush=True)
+        if command:
+            print(f"$ {shlex.join(command)}", flush=True)
+        start = time.monotonic()
+        yield
+        self._took.append(time.monotonic() - start)
 
 
 def main() -> None:
@@ -91,7 +106,8 @@ def main() -> None:
     for method, seed in todo:
         planned.append((f"train {method}, seed {seed}", SECONDS[method]))
         planned.append((f"evaluate {method}, seed {seed}", SECONDS["eval"]))
-    minutes = (sum(seconds for _, seconds in planned) + SECONDS["report"]) / 60
+    planned.append(("write the report", SECONDS["report"]))
+    minutes = sum(seconds for _, seconds in planned) / 60
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax", "orbax-checkpoint", "av"))
     print(f"Python {platform.python_version()} ({sys.executable})\n{packages}")
     print(f"about {minutes:.0f} minutes on two cores, 0.4 GB in {data} and {root}", flush=True)
@@ -104,22 +120,22 @@ def main() -> None:
         stages.run(["python", "train.py", "--config=configs/marimba.py", f"--workdir={run}", *overrides])
         stages.run(["python", "eval.py", f"--workdir={run}", "--frontier", *PROBES, "--noreport"])
 
-    print("\nwriting the report", flush=True)
-    folders = list(runs.values())
-    hits = significance.load_hits(folders)
-    intervals = significance.intervals(hits)
-    write_report(
-        folders,
-        root / "report.html",
-        title="Marimba: what contrasting sequences finds",
-        pooled=intervals,
-        summary=root / "summary.json",
-        melodies=_melodies(data / "world" / "strokes.json"),
-        poster_out=root / "poster.png",
-    )
-    rows = pool_seeds(summary_rows(folders), intervals)
-    (root / "results.md").write_text(markdown_tables(rows, significance.differences(hits)))
-    print(terminal_table(rows))
+    with stages.next():
+        folders = list(runs.values())
+        hits = significance.load_hits(folders)
+        intervals = significance.intervals(hits)
+        write_report(
+            folders,
+            root / "report.html",
+            title="Marimba: what contrasting sequences finds",
+            pooled=intervals,
+            summary=root / "summary.json",
+            melodies=_melodies(data / "world" / "strokes.json"),
+            poster_out=root / "poster.png",
+        )
+        rows = pool_seeds(summary_rows(folders), intervals)
+        (root / "results.md").write_text(markdown_tables(rows, significance.differences(hits)))
+    print(f"\n{stages}\n\n{terminal_table(rows)}")
     print((root / "report.html").resolve())
 
 

@@ -1,6 +1,7 @@
 """demo.py from data to report in a copy of the repository, on a small world and few steps."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -44,6 +45,8 @@ def test_demo_trains_evaluates_and_reports_once(shell, clone):
     assert first.returncode == 0, first.stderr
     report = clone / "runs" / "demo" / "report.html"
     assert first.stdout.splitlines()[-1] == str(report)
+    assert re.search(r"\d s  train dtw, seed 0\n", first.stdout)
+    assert re.search(r"\d s  write the report\n.*\d s  in all\n", first.stdout)
     assert "<html" in report.read_text()
     rows = json.loads((clone / "runs" / "demo" / "summary.json").read_text())["rows"]
     assert all(row.keys() >= KEYS for row in rows)
