@@ -52,20 +52,13 @@ def train(config, workdir: files.AnyPath) -> None:
 def loop(config, workdir: files.AnyPath, mesh, store: Store, batches: Batches, state, checkpoints: Checkpoints) -> None:
     """The steps from the newest checkpoint on: train, log, evaluate, save."""
     stop_request = processes.StopRequest()
-    start = checkpoints.latest_step or 0
-    if start:
-        state, position = checkpoints.restore(state)
-        batches.set_state(position)
-        print(f"resuming {workdir} at step {start}", flush=True)
+    start, state = resume(workdir, state, batches, checkpoints)
     if start >= config.steps:
         print(f"{workdir} is complete at step {start}", flush=True)
         return
 
     encoder = evaluation.make_encoder(config, mesh)
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
-    features = f"features on each device: {batches.resident_bytes / 2**20:.0f} MiB"
-    features = features if batches.resident_bytes else "features streamed"
-    print(f"{workdir}: {configs.describe(config)}, {count:,} parameters; {features}; compiling", flush=True)
+    print(f"{workdir}: {configs.describe(config)}, {_sizes(state, batches)}; compiling", flush=True)
     programs = plans.Programs(config, plans.lengths(config, store.ledger), mesh, jax.default_backend())
     step_fn = programs.step(config.batch_size).compile()
     train_ids = store.facts(config.data.train_split).ids
@@ -99,9 +92,7 @@ def loop(config, workdir: files.AnyPath, mesh, store: Store, batches: Batches, s
                 bar.set_postfix_str(f"loss {loss:.3f}, {share:.2f} of chance", refresh=False)
             if step % eval_every == 0 or last:
                 with clock.aside(state):
-                    split = config.data.val_split
-                    encoded = evaluation.encode_split(config, encoder, mesh, state.parameters, store, split)
-                    scores = evaluation.quick_metrics(config, encoded, mesh, store.facts(split))
+                    scores = validate(config, encoder, mesh, state.parameters, store)
                 log(step, scores)
                 recalls = ", ".join(f"{d} {scores[f'eval_{d}_R@1']:.1f}" for d in evaluation.DIRECTIONS)
                 say(f"step {step}: {config.data.val_split} R@1 {recalls} %")
@@ -115,6 +106,23 @@ def loop(config, workdir: files.AnyPath, mesh, store: Store, batches: Batches, s
             if stop:
                 say(f"{workdir} was told to stop and is saved at step {step}")
                 raise SystemExit(processes.STOPPED)
+
+
+def resume(workdir: files.AnyPath, state, batches: Batches, checkpoints: Checkpoints):
+    """(Step, state) of the newest checkpoint, with the batches set to go on from there; (0, state) if there is none."""
+    start = checkpoints.latest_step or 0
+    if start:
+        state, position = checkpoints.restore(state)
+        batches.set_state(position)
+        print(f"resuming {workdir} at step {start}", flush=True)
+    return start, state
+
+
+def validate(config, encoder, mesh, parameters, store: Store) -> dict[str, float]:
+    """The recalls of the validation split."""
+    split = config.data.val_split
+    encoded = evaluation.encode_split(config, encoder, mesh, parameters, store, split)
+    return evaluation.quick_metrics(config, encoded, mesh, store.facts(split))
 
 
 def plan(config) -> str:
@@ -171,6 +179,13 @@ def keep_config(config, workdir: files.AnyPath) -> None:
             configs.save(config, path)
     elif changed := configs.differences(configs.load(path), config):
         raise configs.ConfigError(f"{workdir} was begun with another config ({'; '.join(changed)}); use a new workdir")
+
+
+def _sizes(state, batches: Batches) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.parameters))
+    resident = batches.resident_bytes
+    features = f"features on each device: {resident / 2**20:.0f} MiB" if resident else "features streamed"
+    return f"{count:,} parameters; {features}"
 
 
 def _stop_if_diverged(state, clips) -> None:
