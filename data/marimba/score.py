@@ -26,7 +26,7 @@ class Difficulty:
 
 DIFFICULTIES = {
     "demo": Difficulty(4.0, 12, (0.068, 0.088), ((0.055, 0.062), (0.094, 0.1)), max_ghosts=6),
-    "hard": Difficulty(8.0, 30, (0.055, 0.07), ((0.044, 0.05), (0.075, 0.08)), max_ghosts=20),
+    "hard": Difficulty(8.0, 36, (0.038, 0.044), ((0.032, 0.035), (0.0465, 0.0485)), max_ghosts=30),
 }
 DEMO = DIFFICULTIES["demo"]
 
