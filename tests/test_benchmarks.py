@@ -40,6 +40,7 @@ def test_a_quick_run_sets_a_training_step_beside_the_same_in_torch(shell):
     assert all(float(row[9]) < 1e-4 for row in steps)  # losses of the first step
 
 
+@pytest.mark.heavy
 def test_a_step_at_scale_takes_about_what_was_planned(shell):
     done = shell("-m", "benchmarks.scale", "--distance=euclidean", "--clips=1024")
     assert done.returncode == 0, done.stderr

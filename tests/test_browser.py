@@ -131,7 +131,7 @@ def opened(page, folder, width):
     return json.loads(title), console, picture
 
 
-@pytest.mark.parametrize("width", [1200, 500])
+@pytest.mark.parametrize("width", [pytest.param(1200, marks=pytest.mark.heavy), 500])
 def test_the_page_is_drawn_whole_and_says_nothing(page, tmp_path, width):
     facts, console, picture = opened(page, tmp_path, width)
     assert console == []

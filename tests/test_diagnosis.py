@@ -141,6 +141,7 @@ def stuck(shell, marimba, tmp_path_factory):
     return workdir, first.stdout, again.stdout
 
 
+@pytest.mark.heavy
 def test_train_prints_its_line_once_a_run(stuck):
     workdir, first, again = stuck
     assert first.count(CHANCE) == 1
@@ -149,6 +150,7 @@ def test_train_prints_its_line_once_a_run(stuck):
     assert [row["step"] for row in rows(workdir) if "loss_over_chance" in row] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.heavy
 def test_eval_prints_that_sequence_is_behind(stuck, monkeypatch, capsys):
     """The encoder is taken away: its sequences are those of a model that knows what, but not when."""
 

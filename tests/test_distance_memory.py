@@ -29,7 +29,10 @@ def temporaries(form, clips, tile_size):
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("form", FORMS)
+# A debiased form compiles three distances.
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.heavy) if "debiased" in form else form for form in FORMS]
+)
 def test_twice_the_clips_take_twice_the_memory_beside_the_matrix(form):
     def beside_matrices(clips):
         """What is left beside four float32 matrices of distances: the tile, and what each clip needs."""

@@ -45,6 +45,7 @@ def check(name, table):
     assert found == pytest.approx(quoted, abs=0.0015, rel=0.03)
 
 
+@pytest.mark.heavy
 def test_the_command_computes_the_first_table(shell, tmp_path):
     check("mean", recomputed(shell, tmp_path, "mean")["mean"])
     with Image.open(tmp_path / "figures" / "mean.png") as drawn, Image.open(FOLDER / "mean.png") as committed:

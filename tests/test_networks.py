@@ -82,6 +82,7 @@ def test_neighbours_change_nothing(small_clip, small_beats, pictures, sounds):
             np.testing.assert_array_equal(beside, alone)
 
 
+@pytest.mark.heavy
 def test_films_through_both_networks(small_clip, small_beats, tmp_path):
     media = tmp_path / "media"
     media.mkdir()

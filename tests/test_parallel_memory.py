@@ -74,9 +74,8 @@ def test_more_devices_add_nothing_but_their_columns(distance, ragged):
     assert beside.max() <= 1.01 * beside.min()
 
 
-@pytest.mark.parametrize(
-    "distance", ["euclidean", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("dtw", "wasserstein"))]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("distance", ["euclidean", "dtw", "wasserstein"])
 def test_streamed_stores_no_matrix(distance):
     few, many = (temporaries(distance, True, clips, 8, streamed=True) for clips in (4096, 16384))
     assert many - few < 4 * (16384**2 - 4096**2) / 8 / 4

@@ -91,7 +91,13 @@ TOWERS_AND_NORMALIZATIONS = {
 }
 
 
-@pytest.mark.parametrize(("normalization", "changes"), TOWERS_AND_NORMALIZATIONS.items())
+@pytest.mark.parametrize(
+    ("normalization", "changes"),
+    [
+        pytest.param(*item, marks=pytest.mark.heavy if item[0] == "none" else ())
+        for item in TOWERS_AND_NORMALIZATIONS.items()
+    ],
+)
 def test_every_kind_of_tower_and_normalization_agrees(normalization, changes):
     config = small(num_layers=2, **changes)
     config.recipe.euclidean.normalization = normalization

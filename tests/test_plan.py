@@ -57,7 +57,9 @@ def test_operations_are_counted_through_loops_branches_and_gradients():
     assert operations(spread, jnp.ones((16, 2))) == 2 * 2  # of one device
 
 
-@pytest.mark.parametrize("changes", [{}, {"micro_batch_size": 8}, {"stream_distances": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.heavy), {"micro_batch_size": 8}, {"stream_distances": True}], ids=str
+)
 def test_parts_make_up_the_step(changes):
     alone, spread = programs(small(**changes), jax.devices()[:1]), programs(small(**changes), jax.devices())
     parts = alone.operations(16)

@@ -21,6 +21,7 @@ from scav_jax.distances import DISTANCES
 from scav_jax.losses import NORMALIZATIONS
 from scav_jax.processes import STOPPED
 
+pytestmark = pytest.mark.heavy  # every test starts whole runs
 MORE = 5  # rows after a resume
 OPTIONS = [
     "--config=configs/marimba.py",
@@ -140,7 +141,6 @@ def test_two_processes_evaluate_as_one(start, stopped):
     assert found[0] == found[1]
 
 
-@pytest.mark.heavy
 def test_two_processes_have_the_gradient_of_one(shell_environment, tmp_path):
     """Loss and every parameter's gradient, ragged clips, dropout on: every distance and every normalisation once, for
     test_parallel.py has all pairs of them on several devices of one process."""
@@ -163,7 +163,6 @@ def test_two_processes_have_the_gradient_of_one(shell_environment, tmp_path):
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stuck"])
-@pytest.mark.heavy
 def test_the_one_that_is_left_ends_and_says_so(fault, start, tmp_path):
     workdir = tmp_path / "left"
     both = start(workdir, count=2, more=("--config.steps=10000", "--stuck_after_s=20"))

@@ -91,7 +91,7 @@ def walks(rng, count, gallery, ragged):
     return Clips(x, x_mask), Clips(y, y_mask), rng.choice(gallery, count, replace=False)
 
 
-@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("ragged", [pytest.param(False, marks=pytest.mark.heavy), True])
 @pytest.mark.parametrize("side", ["x", pytest.param("y", marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("case", DISTANCES)
 def test_exact_search_is_brute_force_with_fewer_distances(case, side, ragged, rng):
