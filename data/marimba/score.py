@@ -26,7 +26,7 @@ class Difficulty:
 
 DIFFICULTIES = {
     "demo": Difficulty(4.0, 12, (0.068, 0.088), ((0.055, 0.062), (0.094, 0.1)), max_ghosts=6),
-    "hard": Difficulty(8.0, 36, (0.038, 0.044), ((0.032, 0.035), (0.0465, 0.0485)), max_ghosts=30),
+    "hard": Difficulty(8.0, 42, (0.033, 0.0385), ((0.028, 0.0305), (0.04, 0.0412)), max_ghosts=40),
 }
 DEMO = DIFFICULTIES["demo"]
 
