@@ -74,25 +74,8 @@ class Stages:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each method, from seed 0 (default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=int, default=demo_config.get_config().steps, help="of a run (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--extractor",
-        default=LIGHT,
-        choices=(LIGHT, NETWORKS),
-        help="of the features (default: %(default)s); the networks see a twentieth of the clips",
-    )
-    parser.add_argument("--clip-weights", help="file of CLIP ViT-B/32 (default: random weights)")
-    parser.add_argument("--beats-weights", help="BEATs checkpoint (default: random weights)")
-    options = parser.parse_args()
-    if options.seeds < 1:
-        parser.error("--seeds: expected at least 1")
+    options = _options()
     light = options.extractor == LIGHT
-    if light and (options.clip_weights or options.beats_weights):
-        parser.error(f"--clip-weights, --beats-weights: expected with --extractor={NETWORKS}")
     root = Path("runs/demo" if light else f"runs/demo-{NETWORKS}")
     data = Path(DATA) if light else Path(DATA) / NETWORKS
     store = data / "store"
@@ -137,6 +120,28 @@ def main() -> None:
         (root / "results.md").write_text(markdown_tables(rows, significance.differences(hits)))
     print(f"\n{stages}\n\n{terminal_table(rows)}")
     print((root / "report.html").resolve())
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each method, from seed 0 (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=demo_config.get_config().steps, help="of a run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--extractor",
+        default=LIGHT,
+        choices=(LIGHT, NETWORKS),
+        help="of the features (default: %(default)s); the networks see a twentieth of the clips",
+    )
+    parser.add_argument("--clip-weights", help="file of CLIP ViT-B/32 (default: random weights)")
+    parser.add_argument("--beats-weights", help="BEATs checkpoint (default: random weights)")
+    options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error("--seeds: expected at least 1")
+    if options.extractor == LIGHT and (options.clip_weights or options.beats_weights):
+        parser.error(f"--clip-weights, --beats-weights: expected with --extractor={NETWORKS}")
+    return options
 
 
 def _melodies(strokes: Path) -> dict[str, Melody]:
