@@ -98,6 +98,7 @@ def test_report_is_written(scav):
     assert "<html" in report.read_text()
 
 
+@pytest.mark.heavy
 def test_what_is_asked_for_is_measured(shell, scav, tmp_path):
     """Modes, a frontier, and disturbed queries of one subset; the sequences of the rest are not ranked for those."""
     run = tmp_path / "run"

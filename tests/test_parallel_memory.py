@@ -65,6 +65,7 @@ def test_the_matrix_of_a_device_is_stored_once(distance, ragged):
     np.testing.assert_allclose(terms(clips, devices) @ coefficients, found, 0.05)
 
 
+@pytest.mark.heavy
 @FORMS
 def test_more_devices_add_nothing_but_their_columns(distance, ragged):
     """Clips per device fixed: beside the rows of the matrix, a device needs what it needs in any company."""

@@ -81,6 +81,7 @@ def test_a_file_finds_what_its_stored_features_find(built, marimba, capsys, moda
     assert "proven to be the nearest" in lines[-1]
 
 
+@pytest.mark.heavy
 def test_other_modes_distances_and_filters(built, marimba, capsys):
     found = index.load(built)
     clip = marimba / "world" / "media" / "test" / f"{found.ids[0]}.mp4"
