@@ -15,7 +15,7 @@ from scav_jax import significance
 from scav_jax.results import markdown_tables, pool_seeds, summary_rows
 
 ROOT = Path("runs/hard")
-SEEDS = range(2)
+SEEDS = range(3)
 
 
 def main() -> None:
