@@ -37,7 +37,7 @@ SECONDS = {
     "euclidean": 40,
     "dtw": 60,
     "wasserstein": 80,
-    "eval": 45,
+    "eval": 90,
     "report": 20,
 }
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from scav_jax import distances
 from scav_jax.shapes import prefix_mask
@@ -40,6 +41,11 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": Fal
 
 def quick_jit(function):
     return jax.jit(function, compiler_options=QUICK)
+
+
+def case(*values, quick):
+    """All cases run; those that are not quick, or tell little that others do not, among the heavy tests."""
+    return pytest.param(*values, marks=() if quick else pytest.mark.heavy)
 
 
 def compiled(case, **extra):

@@ -154,7 +154,9 @@ def test_another_config_is_refused_with_what_differs(shell, marimba, scav):
 
 RUNS = [
     ("marimba", ["--config.method=cav"]),
-    pytest.param("marimba", ["--config.distance.name=wasserstein"], marks=pytest.mark.heavy),
+    pytest.param(
+        "marimba", ["--config.distance.name=wasserstein", "--config.distance.num_iterations=5"], marks=pytest.mark.heavy
+    ),
     pytest.param("marimba", ["--config.distance.name=dtw"], marks=pytest.mark.heavy),
     # The configs of data sets have base's model, whose compile is the longest.
     *(pytest.param(config, [], marks=pytest.mark.heavy) for config in CONFIGS if config != "marimba"),

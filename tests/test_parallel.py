@@ -6,18 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import quick_jit
+from cases import case, quick_jit
 from jax.sharding import PartitionSpec as P
 from small_step import CLIPS, TOLERANCE, assert_same, batch, config, parameters_and_keys
 
 from scav_jax import losses, parallel, training
 from scav_jax.distances import DISTANCES
 from scav_jax.losses import NORMALIZATIONS
-
-
-def case(*values, quick):
-    """All cases run; those that are not quick, or tell little that others do not, among the heavy tests."""
-    return pytest.param(*values, marks=() if quick else pytest.mark.heavy)
 
 
 def on_8_devices(function):
@@ -36,6 +31,7 @@ def compare(config, ragged, dtype, *changed):
         assert_same(function(parameters, data, keys), expected, TOLERANCE[dtype])
 
 
+# DTW, which compiles longest, is spread over devices by test_sharded_distances.py too.
 @pytest.mark.parametrize(
     ("distance", "ragged", "dtype"),
     [

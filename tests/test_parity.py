@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from cases import QUICK
+from cases import QUICK, case
 from conftest import REPOSITORY
 from ml_collections import ConfigDict, FrozenConfigDict
 from torch import nn
@@ -94,8 +94,8 @@ TOWERS_AND_NORMALIZATIONS = {
 @pytest.mark.parametrize(
     ("normalization", "changes"),
     [
-        pytest.param(*item, marks=pytest.mark.heavy if item[0] == "none" else ())
-        for item in TOWERS_AND_NORMALIZATIONS.items()
+        case(normalization, changes, quick=normalization != "none")
+        for normalization, changes in TOWERS_AND_NORMALIZATIONS.items()
     ],
 )
 def test_every_kind_of_tower_and_normalization_agrees(normalization, changes):

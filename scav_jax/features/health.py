@@ -26,12 +26,13 @@ def measure(media: np.ndarray, rate_hz: float | int) -> dict[str, Any]:
 
 def _picture(frames: np.ndarray) -> dict[str, Any]:
     """motion: mean change of brightness (0..1) from one frame to the next; picture: what three frames look like."""
-    rows, columns = (
-        np.linspace(0, size, count + 1).astype(int)[:-1] for size, count in zip(frames.shape[1:3], (8, 9), strict=True)
-    )
-    grey = frames.mean(axis=3, dtype=np.float32)
-    motion = float(np.abs(np.diff(grey, axis=0)).mean()) / 255 if len(grey) > 1 else 0.0
-    coarse = np.add.reduceat(np.add.reduceat(grey[[0, len(grey) // 2, -1]], rows, axis=1), columns, axis=2)
+    # Sums of whole numbers, and each mean rounded once: the same on every machine.
+    edges = [np.linspace(0, size, count + 1).astype(int) for size, count in zip(frames.shape[1:3], (8, 9), strict=True)]
+    grey = frames.sum(axis=3, dtype=np.int16)
+    motion = float(np.abs(np.diff(grey, axis=0)).mean()) / (3 * 255) if len(grey) > 1 else 0.0
+    rows, columns = (edge[:-1] for edge in edges)
+    coarse = np.add.reduceat(np.add.reduceat(grey[[0, len(grey) // 2, -1]], rows, axis=1, dtype=int), columns, axis=2)
+    coarse = coarse / np.outer(*(np.maximum(np.diff(edge), 1) for edge in edges))
     return {"motion": round(motion, 6), "picture": _bits(np.diff(coarse, axis=2) > 0)}
 
 
