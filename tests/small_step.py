@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import QUICK
 
 from configs import base
 from scav_jax import parallel, training
@@ -74,7 +73,7 @@ def spread_gradients(distance, normalization, dtype):
     data = parallel.spread_whole(jax.tree.map(np.asarray, batch(True, dtype)), mesh)
     parameters, keys = parameters_and_keys(own, dtype)
     step = parallel.on_every_device(lambda state, data, axis_name=None: _gradient(own, state, data, axis_name), mesh)
-    found = jax.jit(step, compiler_options=QUICK)((parameters, keys), data)
+    found = jax.jit(step)((parameters, keys), data)
     return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
 

@@ -2,12 +2,13 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import oracle
 import pytest
-from cases import CASES, X_SHAPE, Y_SHAPE, program, quick_jit
+from cases import CASES, X_SHAPE, Y_SHAPE, program
 
 from scav_jax import distances
 from scav_jax.shapes import prefix_mask
@@ -17,7 +18,7 @@ LENGTHS = [(4, 6), (4, 2), (1, 6), (3, 1), (1, 1)]
 
 @functools.cache
 def compiled(name, **options):
-    return quick_jit(functools.partial(distances.alignment, name, **options))
+    return jax.jit(functools.partial(distances.alignment, name, **options))
 
 
 def pair(rng, dtype=np.float64):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from cases import quick_jit, relative_error
+from cases import relative_error
 
 from benchmarks import references
 from scav_jax.models import beats
@@ -84,7 +84,7 @@ def test_beats_equals_openbeats(reference, tmp_path):
 def test_padding_changes_nothing(tmp_path, rng):
     parameters = beats.load(write_checkpoint(tmp_path / "b.pt", references.beats(TINY), TINY))[0]
     waveform = waveforms_of(rng, 1, 1.2)
-    apply = quick_jit(lambda waveforms, length: beats.apply(parameters, TINY, waveforms, length))
+    apply = jax.jit(lambda waveforms, length: beats.apply(parameters, TINY, waveforms, length))
     alone = apply(waveform, jnp.array([waveform.shape[1]]))
     padded = np.concatenate([waveform, rng.normal(size=(1, 9000)).astype(np.float32)], axis=1)
     beside = apply(padded, jnp.array([waveform.shape[1]]))
@@ -165,7 +165,7 @@ def test_tables_that_layers_do_not_share_are_refused(tmp_path):
 
 def test_random_parameters_give_finite_steps(rng):
     parameters = beats.init(0, TINY)
-    apply = quick_jit(lambda waveforms, length: beats.apply(parameters, TINY, waveforms, length, "bfloat16"))
+    apply = jax.jit(lambda waveforms, length: beats.apply(parameters, TINY, waveforms, length, "bfloat16"))
     steps = apply(waveforms_of(rng, 1, 1.0), jnp.array([16_000]))
     assert steps.shape == (1, 6, 32)
     assert np.isfinite(steps).all()

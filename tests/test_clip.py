@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from cases import quick_jit, relative_error
+from cases import relative_error
 from flax.serialization import msgpack_serialize
 from safetensors.numpy import save_file
 
@@ -238,7 +238,7 @@ def test_random_parameters_are_of_the_right_kind():
     parameters = clip.init(0, "clip-rn50", "map")
     assert "attnpool" not in parameters
     config = clip.MODELS["clip-rn50"]
-    features = quick_jit(lambda x: clip.apply(parameters, config, "map", x))(jnp.zeros((1, 32, 32, 3), jnp.uint8))
+    features = jax.jit(lambda x: clip.apply(parameters, config, "map", x))(jnp.zeros((1, 32, 32, 3), jnp.uint8))
     assert features.shape == (1, 2048)
     assert np.isfinite(features).all()
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_step
-from cases import quick_jit
 from conftest import REPOSITORY
 from started import rows
 from test_entry import train
@@ -36,7 +35,7 @@ def trained(data=None, **changes):
     config = small_step.config(steps=STEPS, **{f"model.{name}.dropout": 0.0 for name in ("visual", "audio")})
     config.recipe.euclidean.learning_rate = 1e-2
     config.update_from_flattened_dict(changes)
-    step = quick_jit(lambda state, batch: training.train_step(config, state, batch))
+    step = jax.jit(lambda state, batch: training.train_step(config, state, batch))
     state, found, said = training.init(config), [], []
     judge = Diagnosis(config, "euclidean")
     for number in range(1, STEPS + 1):

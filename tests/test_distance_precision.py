@@ -2,12 +2,11 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import program, relative_error, value_and_gradients
+from cases import optimized_jit, program, relative_error, value_and_gradients
 
 from scav_jax import distances
 from scav_jax.shapes import prefix_mask
@@ -41,7 +40,7 @@ def exact_pairs(gamma):
 def each_pair(gamma, dtype=np.float32):
     """(actual, expected) of value and gradients of every pair of lengths, padding cut off."""
     x, y = opposite_frames(LENGTHS[-1], dtype)
-    run = jax.jit(value_and_gradients("dtw", gamma=gamma, normalize=False))
+    run = optimized_jit(value_and_gradients("dtw", gamma=gamma, normalize=False))
     mask = prefix_mask(jnp.array(LENGTHS), LENGTHS[-1])
     for i, n in enumerate(LENGTHS):
         for j, m in enumerate(LENGTHS):
@@ -112,7 +111,7 @@ def test_sinkhorn_where_the_kernel_underflows(epsilon, width, unit_norm, limit, 
     weighting = rng.normal(size=(3, 3)).astype(np.float32)
     options = dict(epsilon=epsilon, unit_norm=unit_norm)
     x_mask, y_mask = prefix_mask(jnp.array(x_lengths), 12), prefix_mask(jnp.array(y_lengths), 20)
-    actual = jax.jit(value_and_gradients("wasserstein", **options))(x, y, x_mask, y_mask, weighting)
+    actual = optimized_jit(value_and_gradients("wasserstein", **options))(x, y, x_mask, y_mask, weighting)
     expected = oracle.pairwise("wasserstein", x, y, x_lengths, y_lengths, weighting, **options)
     np.testing.assert_allclose(actual[0], expected[0], 1e-5)
     for gradient, exact in zip(actual[1:], expected[1:], strict=True):
@@ -126,7 +125,7 @@ def test_euclidean_of_wide_features(squared, ragged, rng):
     x_lengths, y_lengths = ([32, 17, 1], [64, 5, 40]) if ragged else ([32] * 3, [64] * 3)
     masks = (prefix_mask(jnp.array(x_lengths), 32), prefix_mask(jnp.array(y_lengths), 64)) if ragged else (None, None)
     weighting = rng.normal(size=(3, 3)).astype(np.float32)
-    actual = jax.jit(value_and_gradients("euclidean", squared=squared))(x, y, *masks, weighting)
+    actual = optimized_jit(value_and_gradients("euclidean", squared=squared))(x, y, *masks, weighting)
     expected = oracle.pairwise("euclidean", x, y, x_lengths, y_lengths, weighting, squared=squared)
     np.testing.assert_allclose(actual[0], expected[0], 1e-5)
     for gradient, exact in zip(actual[1:], expected[1:], strict=True):

@@ -1,7 +1,8 @@
 """Values and gradients do not depend on the tiles: any tile_size, and the tiles that None chooses for large batches."""
 
+import jax
 import pytest
-from cases import CASES, assert_close, clips, compiled, masks, quick_jit, value_and_gradients
+from cases import CASES, assert_close, clips, compiled, masks, value_and_gradients
 
 from scav_jax import distances
 from scav_jax.distances import tiling
@@ -40,7 +41,7 @@ def test_tiles_chosen_for_large_batches(name, implementation, rng, monkeypatch):
 
     monkeypatch.setattr(tiling, "choose", small_memory)
     options = {**CASES[name][1], "implementation": implementation}
-    assert_close(quick_jit(value_and_gradients(name, **options))(*arguments), whole, 1e-5, 2e-5)
+    assert_close(jax.jit(value_and_gradients(name, **options))(*arguments), whole, 1e-5, 2e-5)
     assert all(1 <= tiles.pairs <= 2 for tiles in chosen)
     assert chosen
     if (name, implementation) == ("wasserstein", "fast"):

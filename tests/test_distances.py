@@ -18,7 +18,6 @@ from cases import (
     compiled,
     masks,
     program,
-    quick_jit,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -59,7 +58,7 @@ def test_every_distance_has_a_case():
 )
 def test_known_values(name, options, expected):
     x, y = jnp.array([[[0.0], [2.0]]]), jnp.ones((1, 3, 1))
-    value = quick_jit(functools.partial(distances.pairwise, name, **options))(x, y)
+    value = jax.jit(functools.partial(distances.pairwise, name, **options))(x, y)
     np.testing.assert_allclose(value, [[expected]], 1e-5, 1e-5)
 
 

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import quick_jit, relative_error
+from cases import relative_error
 from golden.sizes import BEATS, RESNET, VIT
 
 from scav_jax.models import beats, clip
@@ -28,7 +29,7 @@ def test_clip(output):
     name, config = ("clip_vit", VIT) if output in clip.outputs("clip-vit-b32") else ("clip_resnet", RESNET)
     weights, arrays = load(name)
     parameters = clip.convert(weights, config, output)
-    ours = quick_jit(lambda pictures: clip.apply(parameters, config, output, pictures))(arrays["pictures"])
+    ours = jax.jit(lambda pictures: clip.apply(parameters, config, output, pictures))(arrays["pictures"])
     assert relative_error(ours, arrays[output]) < 2e-5
 
 
@@ -37,7 +38,7 @@ def test_beats_and_its_filter_bank():
     waveforms, bank = jnp.asarray(arrays["waveforms"]), jnp.asarray(arrays["bank"])
     assert np.abs(filter_bank(waveforms * 2.0**15) - bank).max() < 2e-3
     parameters, length = beats.convert(weights, BEATS), jnp.full(2, 16_000)
-    from_sound = quick_jit(lambda *inputs: beats.apply(parameters, BEATS, *inputs))
+    from_sound = jax.jit(lambda *inputs: beats.apply(parameters, BEATS, *inputs))
     assert relative_error(from_sound(waveforms, length), arrays["steps"]) < 1e-4
-    from_bank = quick_jit(lambda *inputs: beats.encode_bank(parameters, BEATS, *inputs))
+    from_bank = jax.jit(lambda *inputs: beats.encode_bank(parameters, BEATS, *inputs))
     assert relative_error(from_bank(bank, beats.num_steps(length)), arrays["steps"]) < 2e-5

@@ -8,7 +8,7 @@ from scav_jax.features import health
 
 
 def frames_of(rng, count=8):
-    return rng.integers(0, 255, (count, 24, 36, 3), np.uint8)
+    return rng.integers(0, 255, (count, 25, 40, 3), np.uint8)
 
 
 def test_facts_of_picture_and_sound(rng):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from cases import quick_jit
 from jax.test_util import check_grads
 
 from scav_jax.losses import check_normalization, contrastive_loss, normalize
@@ -54,7 +53,7 @@ def test_zscore_is_the_default_and_ignores_scale_and_offset(rng):
 
 
 def value_and_gradient(normalization):
-    return quick_jit(jax.value_and_grad(functools.partial(contrastive_loss, normalization=normalization)))
+    return jax.jit(jax.value_and_grad(functools.partial(contrastive_loss, normalization=normalization)))
 
 
 def test_known_values():

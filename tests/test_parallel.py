@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import case, quick_jit
+from cases import case
 from jax.sharding import PartitionSpec as P
 from small_step import CLIPS, TOLERANCE, assert_same, batch, config, parameters_and_keys
 
@@ -20,13 +20,13 @@ def on_8_devices(function):
     spread = P(parallel.CLIPS)
     inside = functools.partial(function, axis_name=parallel.CLIPS)
     mesh = parallel.make_mesh()
-    return quick_jit(jax.shard_map(inside, mesh=mesh, in_specs=(P(), spread, spread), out_specs=P()))
+    return jax.jit(jax.shard_map(inside, mesh=mesh, in_specs=(P(), spread, spread), out_specs=P()))
 
 
 def compare(config, ragged, dtype, *changed):
     data = batch(ragged, dtype)
     parameters, keys = parameters_and_keys(config, dtype)
-    expected = quick_jit(functools.partial(training.gradient, config))(parameters, data, keys)
+    expected = jax.jit(functools.partial(training.gradient, config))(parameters, data, keys)
     for function in changed:
         assert_same(function(parameters, data, keys), expected, TOLERANCE[dtype])
 
@@ -54,7 +54,7 @@ def test_micro_batches_are_the_whole(dtype, request):
         request.getfixturevalue("x64")
     spread = functools.partial(training.gradient, config(micro_batch_size=8))
     alone = functools.partial(training.gradient, config(micro_batch_size=4))
-    compare(config(), True, dtype, on_8_devices(spread), quick_jit(alone))
+    compare(config(), True, dtype, on_8_devices(spread), jax.jit(alone))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_stored_or_streamed_on_one_or_8_devices(distance, normalization, dtype, 
         return jax.shard_map(inside, mesh=parallel.make_mesh(), in_specs=(own, own, P()), out_specs=P())
 
     def results(loss):
-        return quick_jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(x, y, jnp.asarray(0.3, dtype))
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(x, y, jnp.asarray(0.3, dtype))
 
     expected = results(stored)
     monkeypatch.setattr(losses, "_CPU_BLOCK_BYTES", 4 * 3 * CLIPS)  # blocks that divide neither rows nor columns
@@ -124,10 +124,10 @@ def test_one_device_takes_the_plain_step():
 def test_a_whole_step_on_8_devices(request):
     own = config()
     state = training.init(own)
-    expected, expected_metrics = quick_jit(functools.partial(training.train_step, own))(state, batch(ragged=True))
+    expected, expected_metrics = jax.jit(functools.partial(training.train_step, own))(state, batch(ragged=True))
     inside = functools.partial(training.train_step, own, axis_name=parallel.CLIPS)
     spread = jax.shard_map(inside, mesh=parallel.make_mesh(), in_specs=(P(), P(parallel.CLIPS)), out_specs=P())
-    found, metrics = quick_jit(spread)(state, batch(ragged=True))
+    found, metrics = jax.jit(spread)(state, batch(ragged=True))
     assert int(found.step) == 1
     for key, metric in expected_metrics.items():
         np.testing.assert_allclose(metrics[key], metric, 1e-4, err_msg=key)

@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from cases import QUICK, case
+from cases import case
 from conftest import REPOSITORY
 from ml_collections import ConfigDict, FrozenConfigDict
 from torch import nn
@@ -24,17 +24,6 @@ from scav_jax.parity.__main__ import DIFFERS, main
 from scav_jax.parity.report import Report
 
 NAMES = ("cosine", "euclidean", "dtw", "wasserstein")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """What compiles for longer than it runs: the same operations, less optimised."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("_activations", "_encode", "_gradient", "_update", "_distances", "_loss"):
-            function = getattr(ours, name).__wrapped__
-            static = (0, 1) if name == "_distances" else 0
-            patch.setattr(ours, name, jax.jit(function, static_argnums=static, compiler_options=QUICK))
-        yield
 
 
 def small(**changes):

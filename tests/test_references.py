@@ -7,7 +7,6 @@ import oracle
 import ot
 import pytest
 import torch
-from cases import quick_jit
 
 from scav_jax import distances
 from scav_jax.distances import euclidean
@@ -32,7 +31,7 @@ def sequences(rng, x64):
 
 
 def pairwise(name, x, y, **options):
-    return quick_jit(lambda x, y: distances.pairwise(name, x, y, **options))(x, y)
+    return jax.jit(lambda x, y: distances.pairwise(name, x, y, **options))(x, y)
 
 
 @pytest.mark.parametrize("gamma", [0.01, 0.5, 10.0])
@@ -63,7 +62,7 @@ def test_alignment_equals_tslearns(gamma, sequences, tslearn):
         expected[tuple(np.transpose(tslearn.dtw_path(x, y)[0]))] = 1
     else:
         expected, _ = tslearn.soft_dtw_alignment(x, y, gamma=gamma)
-    actual = quick_jit(lambda x, y: distances.alignment("dtw", x, y, gamma=gamma))(x, y)
+    actual = jax.jit(lambda x, y: distances.alignment("dtw", x, y, gamma=gamma))(x, y)
     np.testing.assert_allclose(actual, expected, 1e-6, 1e-6)
 
 
@@ -83,7 +82,7 @@ def test_converged_plan_equals_pots(sequences):
     (x, *_), (y, *_) = sequences
     weights = np.full(len(x), 1 / len(x)), np.full(len(y), 1 / len(y))
     expected = ot.bregman.sinkhorn_log(*weights, sq_costs(x, y), 1.0, numItermax=5000, stopThr=1e-13)
-    run = quick_jit(lambda x, y: distances.alignment("wasserstein", x, y, epsilon=1.0, num_iterations=1000))
+    run = jax.jit(lambda x, y: distances.alignment("wasserstein", x, y, epsilon=1.0, num_iterations=1000))
     np.testing.assert_allclose(run(x, y), expected, 1e-5, 1e-7)
 
 
@@ -103,7 +102,7 @@ def test_soft_dtw_equals_otts(debiased, sequences):
     x, y = sequences
     soft_dtw = SoftDTW(gamma=0.5, debiased=debiased)
     with jax.numpy_rank_promotion("allow"):  # ott relies on it
-        expected = quick_jit(jax.vmap(jax.vmap(soft_dtw, (None, 0)), (0, None)))(x, y)
+        expected = jax.jit(jax.vmap(jax.vmap(soft_dtw, (None, 0)), (0, None)))(x, y)
     actual = pairwise("dtw", x, y, gamma=0.5, debiased=debiased, normalize=False)
     np.testing.assert_allclose(actual, expected, 1e-10)
 
@@ -118,7 +117,7 @@ def test_sinkhorn_equals_otts(sequences):
         result = solve(geometry, threshold=0.0, min_iterations=30, max_iterations=30)
     actual = pairwise("wasserstein", x[None], y[None], epsilon=0.5, num_iterations=30)
     np.testing.assert_allclose(actual[0, 0], result.reg_ot_cost, 1e-9)
-    run = quick_jit(lambda x, y: distances.alignment("wasserstein", x, y, epsilon=0.5, num_iterations=30))
+    run = jax.jit(lambda x, y: distances.alignment("wasserstein", x, y, epsilon=0.5, num_iterations=30))
     np.testing.assert_allclose(run(x, y), result.matrix, 1e-5, 1e-7)
 
 

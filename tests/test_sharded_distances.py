@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import program, quick_jit, relative_error, value_and_gradients
+from cases import program, relative_error, value_and_gradients
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -60,7 +60,7 @@ def test_own_rows_against_replicated_columns(form, tile_size, mesh, rng):
     run = value_and_gradients(name, tile_size=tile_size, **options)
     specs = P("clips"), P(), P("clips"), P(), P("clips")
     sharded = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(P("clips"), P("clips"), P()))
-    assert_equal(quick_jit(sharded)(*inputs), program(name, **options)(*inputs))
+    assert_equal(jax.jit(sharded)(*inputs), program(name, **options)(*inputs))
 
 
 @tiled
@@ -78,7 +78,7 @@ def test_own_rows_against_gathered_columns(form, tile_size, mesh, rng):
         return values, *gradients
 
     sharded = jax.shard_map(run, mesh=mesh, in_specs=P("clips"), out_specs=P("clips"))
-    assert_equal(quick_jit(sharded)(*inputs), program(name, **options)(*inputs))
+    assert_equal(jax.jit(sharded)(*inputs), program(name, **options)(*inputs))
 
 
 @pytest.mark.parametrize("name", DISTANCES)
@@ -93,7 +93,7 @@ def test_differentiated_from_outside(name, mesh, rng):
         values = rows(x, y, x_mask, y_mask)
         return jnp.sum(weighting * values), values
 
-    (_, values), gradients = quick_jit(jax.value_and_grad(weighted, (0, 1), has_aux=True))(*inputs)
+    (_, values), gradients = jax.jit(jax.value_and_grad(weighted, (0, 1), has_aux=True))(*inputs)
     assert_equal((values, *gradients), program(name, **FORMS[name][1])(*inputs))
 
 
@@ -103,7 +103,7 @@ def test_jitted_over_sharded_arrays(form, tile_size, mesh, rng):
     name, options = FORMS[form][:2] if form in FORMS else ("wasserstein", {**WASSERSTEIN, "solver": "ott"})
     inputs = arguments(rng, Y_SHARDED, True)
     placed = jax.device_put(inputs, NamedSharding(mesh, P("clips")))
-    run = quick_jit(value_and_gradients(name, tile_size=tile_size, **options))
+    run = jax.jit(value_and_gradients(name, tile_size=tile_size, **options))
     assert_equal(run(*placed), program(name, **options)(*inputs))
 
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import quick_jit
 
 from configs import base
 from scav_jax import training
@@ -58,7 +57,7 @@ def batch(seed=0):
 
 def run(config, steps=1, data=None, state=None):
     """The state after `steps` steps on one batch, and the metrics of each."""
-    step = quick_jit(lambda state, batch: training.train_step(config, state, batch))
+    step = jax.jit(lambda state, batch: training.train_step(config, state, batch))
     state = training.init(config) if state is None else state
     rows = []
     for _ in range(steps):
@@ -128,12 +127,12 @@ def all_paths(tree):
 def test_dropout_depends_on_seed_step_and_position():
     config = small(model__visual__dropout=0.5, model__audio__dropout=0.5)
     state = training.init(config)
-    step = quick_jit(lambda state, batch: training.train_step(config, state, batch)[1]["positive_distance"])
+    step = jax.jit(lambda state, batch: training.train_step(config, state, batch)[1]["positive_distance"])
     value = float(step(state, batch()))
     assert float(step(state, batch())) == value
     assert float(step(state._replace(step=state.step + 1), batch())) != value
     other = small(seed=1, model__visual__dropout=0.5, model__audio__dropout=0.5)
-    reseeded = quick_jit(lambda state, batch: training.train_step(other, state, batch)[1]["positive_distance"])
+    reseeded = jax.jit(lambda state, batch: training.train_step(other, state, batch)[1]["positive_distance"])
     assert float(reseeded(state, batch())) != value
     # The same clip twice: its two places in the batch drop other units.
     twice = jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], CLIPS, axis=0), batch())

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import quick_jit
 
 from configs import base
 from scav_jax import training
@@ -36,7 +35,7 @@ def batch(seed=0):
 
 def test_the_gradient_reaches_every_parameter(config):
     state = training.init(config)
-    _, gradient = quick_jit(lambda parameters: training.gradient(config, parameters, batch(), None))(state.parameters)
+    _, gradient = jax.jit(lambda parameters: training.gradient(config, parameters, batch(), None))(state.parameters)
     for path, leaf in jax.tree.leaves_with_path(gradient):
         name = jax.tree_util.keystr(path)
         if "query_key_value" in name and "bias" in name:
@@ -54,8 +53,8 @@ def test_the_loss_falls_and_one_program_serves_every_step(config):
         traces.append(None)
         return training.train_step(config, state, batch)
 
-    compiled = quick_jit(step)
-    state = quick_jit(lambda: training.init(config))()
+    compiled = jax.jit(step)
+    state = jax.jit(lambda: training.init(config))()
     losses = []
     for seed in (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2):
         state, metrics = compiled(state, batch(seed))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
-from cases import program, quick_jit
+from cases import program
 from jax.test_util import check_grads
 
 from scav_jax.distances import marginal_error, pairwise
@@ -53,7 +53,7 @@ def test_marginal_error_is_the_worst_pairs(rng):
             errors.append(np.abs(plan.sum(axis=0) - 1 / m).sum())
 
     def worst(**options):
-        return quick_jit(lambda x, y, *masks: marginal_error(x, y, *masks, **options))(x, y, *masks)
+        return jax.jit(lambda x, y, *masks: marginal_error(x, y, *masks, **options))(x, y, *masks)
 
     for tile_size in (None, 1):
         error = worst(epsilon=0.4, num_iterations=2, tile_size=tile_size)
