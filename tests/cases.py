@@ -44,7 +44,7 @@ def optimized_jit(function):
     return jax.jit(function, compiler_options=OPTIMIZED)
 
 
-def case(*values, quick):
+def heavy_unless(quick, *values):
     """All cases run; those that are not quick, or tell little that others do not, among the heavy tests."""
     return pytest.param(*values, marks=() if quick else pytest.mark.heavy)
 

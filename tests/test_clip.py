@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from cases import relative_error
+from cases import heavy_unless, relative_error
 from flax.serialization import msgpack_serialize
 from safetensors.numpy import save_file
 
@@ -45,7 +45,9 @@ def apply(weights, config, output, pictures, precision="float32"):
     return run(clip.convert(weights, config, output), jnp.asarray(pictures))
 
 
-@pytest.mark.parametrize("model", ["clip-vit-b32", "clip-vit-b16", "clip-vit-l14"])
+@pytest.mark.parametrize(
+    "model", ["clip-vit-b32", *(heavy_unless(False, model) for model in ("clip-vit-b16", "clip-vit-l14"))]
+)
 def test_vision_transformers_equal_those_of_transformers(model, tmp_path, rng):
     config = replace(clip.MODELS[model], num_layers=2)  # at full depth: benchmarks/encoders.py
     reference, pictures = references.vision_transformer(config), pictures_of(rng, 2)

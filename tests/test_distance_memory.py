@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import case, program
+from cases import heavy_unless, program
 
 FORMS = {
     "euclidean": ("euclidean", {}, False),
@@ -30,7 +30,7 @@ def temporaries(form, clips, tile_size):
 
 
 # A debiased form compiles three distances.
-@pytest.mark.parametrize("form", [case(form, quick="debiased" not in form) for form in FORMS])
+@pytest.mark.parametrize("form", [heavy_unless("debiased" not in form, form) for form in FORMS])
 def test_twice_the_clips_take_twice_the_memory_beside_the_matrix(form):
     def beside_matrices(clips):
         """What is left beside four float32 matrices of distances: the tile, and what each clip needs."""

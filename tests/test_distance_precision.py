@@ -68,6 +68,7 @@ def test_soft_dtw_of_padded_clips(gamma):
             assert relative_error(gradient, exact) < soft_dtw_limit(gamma, expected)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("gamma", [1e-3, 1e-2, 0.1, 1.0, 10.0])
 def test_soft_dtw_of_padded_clips_in_float64(gamma, x64):
     for (value, *gradients), (expected, *expected_gradients) in each_pair(gamma, np.float64):

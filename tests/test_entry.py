@@ -154,15 +154,13 @@ def test_another_config_is_refused_with_what_differs(shell, marimba, scav):
 
 RUNS = [
     ("marimba", ["--config.method=cav"]),
-    pytest.param(
-        "marimba", ["--config.distance.name=wasserstein", "--config.distance.num_iterations=5"], marks=pytest.mark.heavy
-    ),
-    pytest.param("marimba", ["--config.distance.name=dtw"], marks=pytest.mark.heavy),
-    # The configs of data sets have base's model, whose compile is the longest.
-    *(pytest.param(config, [], marks=pytest.mark.heavy) for config in CONFIGS if config != "marimba"),
+    ("marimba", ["--config.distance.name=wasserstein", "--config.distance.num_iterations=5"]),
+    ("marimba", ["--config.distance.name=dtw"]),
+    *((config, []) for config in CONFIGS if config != "marimba"),
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("config", "overrides"), RUNS)
 def test_every_config_method_and_distance_runs(shell, marimba, scav, tmp_path, config, overrides):
     run = tmp_path / "run"

@@ -235,6 +235,7 @@ def test_the_sound_has_every_stroke_when_it_is_struck(marimba, strokes, subset):
     assert np.mean(hits) > 0.8
 
 
+@pytest.mark.heavy
 def test_prepare_redoes_only_what_is_missing(tmp_path, capfd):
     prepare.prepare(tmp_path, seed=0, scale=0.001)
     world = tmp_path / "world"

@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from cases import case
+from cases import heavy_unless
 from conftest import REPOSITORY
 from ml_collections import ConfigDict, FrozenConfigDict
 from torch import nn
@@ -83,7 +83,7 @@ TOWERS_AND_NORMALIZATIONS = {
 @pytest.mark.parametrize(
     ("normalization", "changes"),
     [
-        case(normalization, changes, quick=normalization != "none")
+        heavy_unless(normalization == "minmax", normalization, changes)
         for normalization, changes in TOWERS_AND_NORMALIZATIONS.items()
     ],
 )
@@ -311,6 +311,7 @@ def test_a_state_that_does_not_fit_is_refused_with_all_names(given):
 # The command.
 
 
+@pytest.mark.heavy
 def test_a_dump_is_checked_without_torch(shell_environment, tmp_path):
     given = problem.make(small(num_layers=1), workdir=None, batch_size=5, steps=4)
     reference = theirs.make(given.config, given.state, given.inputs, ("cosine",), "float64")

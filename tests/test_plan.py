@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from cases import heavy_unless
 
 from benchmarks.pods import LENGTHS, TOPOLOGIES
 from configs import base
@@ -58,7 +59,12 @@ def test_operations_are_counted_through_loops_branches_and_gradients():
 
 
 @pytest.mark.parametrize(
-    "changes", [pytest.param({}, marks=pytest.mark.heavy), {"micro_batch_size": 8}, {"stream_distances": True}], ids=str
+    "changes",
+    [
+        heavy_unless("micro_batch_size" in changes, changes)
+        for changes in ({}, {"micro_batch_size": 8}, {"stream_distances": True})
+    ],
+    ids=str,
 )
 def test_parts_make_up_the_step(changes):
     alone, spread = programs(small(**changes), jax.devices()[:1]), programs(small(**changes), jax.devices())

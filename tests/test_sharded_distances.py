@@ -53,6 +53,7 @@ def arguments(rng, y_shape, ragged):
     return x, y, x_mask, y_mask, weighting
 
 
+@pytest.mark.heavy
 @tiled
 def test_own_rows_against_replicated_columns(form, tile_size, mesh, rng):
     name, options, ragged = FORMS[form]
