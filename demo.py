@@ -31,13 +31,13 @@ METHODS = ("cav", "euclidean", "dtw", "wasserstein")
 PROBES = ("--probe=permute:1,reverse:1,shift:0.25,warp:0.5,crop:0.5,freeze:0.5", "--probe_subsets=order,semantic")
 # Seconds on two cores of a 2026 server: the first guess of the time left, corrected by how the stages really go.
 SECONDS = {
-    "data": 90,
+    "data": 150,
     "networks": 240,
-    "cav": 40,
-    "euclidean": 40,
-    "dtw": 60,
+    "cav": 50,
+    "euclidean": 50,
+    "dtw": 80,
     "wasserstein": 80,
-    "eval": 90,
+    "eval": 100,
     "report": 20,
 }
 
