@@ -25,8 +25,8 @@ def frontier_table() -> Table:
             *("trained, ranked by", "direction", "search", "R@1, % [95 %]", "certified exact", "ms a query"),
             *("distances, median", "worst"),
         ),
-        "The demo's whole test gallery, each run by the distance it was trained with; times, certificates and counts of "
-        "256 queries, the ten nearest. Certified: answers proven to be those of sequence retrieval.",
+        "The demo's whole test gallery, each run by the distance it was trained with; times, certificates and counts "
+        "of 256 queries, the ten nearest. Certified: answers proven to be those of sequence retrieval.",
     )
     for path in RUNS[1:]:
         run = load_run(path)

@@ -8,17 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Compiled four times faster, into the same operations; tests of float32's digits use cases.optimized_jit.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_force_host_platform_device_count=8",
-)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
 import pytest
+from cases import QUICK_FLAGS
 
+os.environ.setdefault("XLA_FLAGS", f"{QUICK_FLAGS} --xla_force_host_platform_device_count=8")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 
@@ -55,7 +52,7 @@ def shell_environment(tmp_path_factory) -> dict[str, str]:
     parallel_workers = "PYTEST_XDIST_WORKER" in os.environ
     base = tmp_path_factory.getbasetemp()
     environment = {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": QUICK_FLAGS,
         "JAX_COMPILATION_CACHE_DIR": str((base.parent if parallel_workers else base) / "compiled"),
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
