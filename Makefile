@@ -48,7 +48,7 @@ demo: announce $(VENV)/.media
 
 announce: $(BIN)/python
 	@echo "$$($(BIN)/python -V) in $(VENV), with jax, flax, optax, orbax, ott-jax, grain, tensorflow-datasets, librosa, PyAV"
-	@echo "1 to 2 minutes and 1.5 GB to install what is missing, then 10 to 16 minutes on two cores (two thirds of that for each seed but one)"
+	@echo "1 to 2 minutes and 1.5 GB to install what is missing, then 10 to 16 minutes on two cores (two thirds of that more for each seed after the first)"
 
 install: $(VENV)/.bench $(VENV)/references
 
