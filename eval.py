@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from scav_jax import cli, evaluation, files, frontier, galleries, parallel, processes, protocol, trained
+from scav_jax import all_pairs, cli, evaluation, files, frontier, galleries, parallel, processes, protocol, trained
 from scav_jax import config as configs
 from scav_jax.diagnosis import EVALUATION_REMEDY, sequence_behind
 from scav_jax.distances import DISTANCES
@@ -36,7 +36,7 @@ MODES = flags.DEFINE_list("modes", list(evaluation.MODES[:3]), f"Of {', '.join(e
 DISTANCE_NAMES = flags.DEFINE_list(
     "distances", None, f"Of {', '.join(RANKED_BY)}; the last two know no order (default: the config's own)."
 )
-DIRECTIONS = flags.DEFINE_list("directions", list(evaluation.DIRECTIONS), "Of v2a, a2v.")
+DIRECTIONS = flags.DEFINE_list("directions", list(all_pairs.DIRECTIONS), "Of v2a, a2v.")
 HYBRID_K = flags.DEFINE_list(
     "k", None, "Candidates that hybrid retrieval re-ranks (default: the config's eval.hybrid_k)."
 )
@@ -54,7 +54,7 @@ flags.register_validator(
     lambda counts: counts is None or all(count.isdigit() and int(count) for count in counts),
     message="expected whole numbers above 0, separated by commas",
 )
-for flag, known in ((MODES, evaluation.MODES), (DISTANCE_NAMES, RANKED_BY), (DIRECTIONS, evaluation.DIRECTIONS)):
+for flag, known in ((MODES, evaluation.MODES), (DISTANCE_NAMES, RANKED_BY), (DIRECTIONS, all_pairs.DIRECTIONS)):
     flags.register_validator(
         flag,
         lambda names, known=known: names is None or (names and set(names) <= set(known)),
@@ -106,22 +106,21 @@ def evaluate(workdir: files.AnyPath, what: What) -> list[dict]:
         )
 
     encoded = encode()
+    pairs = all_pairs.AllPairs(config, mesh, encoded)
     asked = replace(what.asked, hybrid_k=what.asked.hybrid_k or config.eval.hybrid_k)
-    rankings = list(evaluation.rank(config, encoded, mesh, facts, asked))
+    rankings = list(evaluation.rank(pairs, facts, asked))
     results = [evaluation.score(ranking, facts) for ranking in rankings]
     found: dict[str, Any] = {"protocol": card, "results": results}
     if what.frontier:
-        found["frontier"] = frontier.frontier(config, encoded, mesh, facts, what.asked)
+        found["frontier"] = frontier.frontier(pairs, facts, what.asked)
     if what.probes:
         probed = replace(asked, modes=("aggregate", "sequence"), subsets=what.probe_subsets)
-        clean = list(evaluation.rank(config, encoded, mesh, facts, probed))
-        found["probes"] = [
-            row
-            for probe in tqdm(what.probes, unit="probe")
-            for row in probe_rows(
-                probe, clean, evaluation.rank(config, encoded, mesh, facts, probed, encode(change=probe)), facts
-            )
-        ]
+        clean = list(evaluation.rank(pairs, facts, probed))
+        clips = np.unique(np.concatenate([*probed.galleries(facts).values()]))
+        found["probes"] = []
+        for probe in tqdm(what.probes, unit="probe"):
+            disturbed = all_pairs.AllPairs(config, mesh, encoded, encode(change=probe), clips)
+            found["probes"] += probe_rows(probe, clean, evaluation.rank(disturbed, facts, probed), facts)
     if not processes.is_first():
         return results
     if line := sequence_behind(evaluation.sequence_gain(config, rankings, facts)):

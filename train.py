@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import data.marimba.prepare as marimba
 from configs import base
-from scav_jax import cli, evaluation, files, parallel, plan_report, processes, training
+from scav_jax import all_pairs, cli, evaluation, files, parallel, plan_report, processes, training
 from scav_jax import config as configs
 from scav_jax import plan as plans
 from scav_jax.batches import Batches, own_clips, resident_bytes
@@ -94,7 +94,7 @@ def loop(config, workdir: files.AnyPath, mesh, store: Store, batches: Batches, s
                 with clock.aside(state):
                     scores = validate(config, encoder, mesh, state.parameters, store)
                 log(step, scores)
-                recalls = ", ".join(f"{d} {scores[f'eval_{d}_R@1']:.1f}" for d in evaluation.DIRECTIONS)
+                recalls = ", ".join(f"{d} {scores[f'eval_{d}_R@1']:.1f}" for d in all_pairs.DIRECTIONS)
                 say(f"step {step}: {config.data.val_split} R@1 {recalls} %")
             stop = stop_request.at(step) and not last
             if step % save_every == 0 or last or stop:

@@ -42,12 +42,12 @@ def networks_table(quick: bool) -> Table:
         "pictures or one sound. Ratio: PyTorch's time over ours, median of pairs. Peers: transformers (ViT), open_clip "
         "(RN50), openbeats with torchaudio's filter bank (BEATs). Apart: norm of the difference over norm.",
     )
-    for model, config in clip.MODELS.items():
-        if quick and isinstance(config, VitConfig):
-            config = replace(config, num_layers=2)
-        _add(table, model, clip.outputs(model)[0], *_clip(config, clip.outputs(model)[0]), quick, LIMIT)
-    config = beats.BeatsConfig(encoder_layers=2 if quick else 12)
-    _add(table, "beats", "mean over bands", *_beats(config), quick, 1e-4)
+    for model, pictures in clip.MODELS.items():
+        if quick and isinstance(pictures, VitConfig):
+            pictures = replace(pictures, num_layers=2)
+        _add(table, model, clip.outputs(model)[0], *_clip(pictures, clip.outputs(model)[0]), quick, LIMIT)
+    sounds = beats.BeatsConfig(encoder_layers=2 if quick else 12)
+    _add(table, "beats", "mean over bands", *_beats(sounds), quick, 1e-4)
     return table
 
 

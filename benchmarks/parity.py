@@ -1,6 +1,6 @@
 """What `python -m scav_jax.parity` finds, kept: the demo's towers, and the paper's.
 
-python -m benchmarks.parity     writes benchmarks/results/parity.md; wants the store of make demo; about 15 minutes
+python -m benchmarks.parity     writes benchmarks/results/parity.md; wants the store of make demo; about an hour
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from scav_jax.parity.report import Report
 KEPT = Path("runs/parity")
 COMMANDS = {
     "The demo's towers": [],
-    "The paper's towers": ["--config=paper", "--steps=0"],
+    "The paper's towers": ["--config=paper", "--batch-size=4"],
 }
 
 

@@ -25,7 +25,7 @@ def row(topology: str, distance: str) -> tuple[str, ...]:
     programs = plan.Programs(config, LENGTHS, parallel.make_mesh(target.devices), target.backend)
     program = programs.step(config.batch_size)
     compiled = program.compile(hasty=True)
-    text, memory = compiled.as_text(), plan.memory(compiled)
+    text, memory = compiled.as_text() or "", plan.memory(compiled)
     operations = programs.operations(config.batch_size)
     mib = (f"{size / 2**20:,.0f}" for size in (memory.arguments, memory.temporaries, memory.total, target.device_bytes))
     gflop = (f"{operations[part] / 1e9:,.1f}" for part in ("towers", "distances and loss"))

@@ -4,7 +4,6 @@ python -m benchmarks.precision     writes benchmarks/results/precision.md; needs
 """
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +15,7 @@ from tqdm import tqdm
 from benchmarks import page
 from benchmarks.settings import METHODS
 from scav_jax import config as configs
-from scav_jax import distances, evaluation, parallel, training
-from scav_jax.checkpoint import Checkpoints
+from scav_jax import distances, evaluation, galleries, parallel, protocol, trained
 from scav_jax.features.store import open_store
 from scav_jax.metrics import bootstrap_interval, ranks
 from scav_jax.results import DISTANCE_NAMES
@@ -62,26 +60,24 @@ def compare(exact: np.ndarray, other: np.ndarray, groups: np.ndarray) -> Compari
 
 def compare_run(workdir: Path) -> tuple[dict[str, Any], dict[tuple[str, str], Comparison]]:
     """The protocol of a run's test split, and (direction, variant) -> Comparison by the distance trained with."""
-    config, state = restore(workdir)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    run = trained.load(workdir, mesh)
+    config = run.config
     store, split = open_store(config.data.store), config.data.test_split
     evaluation.check_store(config, store)
     facts = store.facts(split)
-    mesh = parallel.make_mesh(jax.devices()[:1])
+    _, gallery = galleries.choose("full", facts)
     encoder = evaluation.make_encoder(config, mesh)
-    encoded = evaluation.encode_split(config, encoder, mesh, state.parameters, store, split)
+    encoded = evaluation.encode_split(config, encoder, mesh, run.parameters, store, split)
     exact = all_pairs(config, encoded, jnp.float32, "float32")
     found = {}
     for variant, dtype, precision in VARIANTS:
         other = all_pairs(config, encoded, dtype, precision)
         found["v2a", variant] = compare(exact, other, facts.families)
         found["a2v", variant] = compare(exact.T, other.T, facts.families)
-    return evaluation.protocol(config, store, split, int(state.step)), found
-
-
-def restore(workdir: Path) -> tuple[Any, training.TrainState]:
-    config = configs.load(workdir / "config.json")
-    with closing(Checkpoints(workdir, config.checkpoint.keep, read_only=True)) as checkpoints:
-        return config, checkpoints.restore(jax.eval_shape(lambda: training.init(config)))[0]
+    return protocol.card(
+        config, store, split, run.step, facts=facts, gallery=gallery, weights=run.weights_sha256
+    ), found
 
 
 def all_pairs(config: Any, encoded: dict[str, tuple], dtype: Any, precision: str) -> np.ndarray:
@@ -91,20 +87,20 @@ def all_pairs(config: Any, encoded: dict[str, tuple], dtype: Any, precision: str
     return np.asarray(distances.pairwise(name, x.astype(dtype), y.astype(dtype), x_mask, y_mask, **options))
 
 
-def lines(protocol: dict[str, Any], found: dict[str, dict[tuple[str, str], Comparison]]) -> Iterator[str]:
+def lines(card: dict[str, Any], found: dict[str, dict[tuple[str, str], Comparison]]) -> Iterator[str]:
     """The result file."""
     yield "What bfloat16 changes in retrieval, beside float32 throughout. Command: `python -m benchmarks.precision`."
     yield ""
     yield (
-        f"Runs of `make demo`, seed {SEED}, step {protocol['step']}, each ranking by the distance it was trained with: "
-        f"all {protocol['gallery_size']} clips of split {protocol['split']} of {protocol['dataset']} "
-        f"(ids {protocol['ids_sha256'][:12]}), on {jax.devices()[0].device_kind}, jax {jax.__version__}. "
-        f"{protocol['tie_rule'].capitalize()}."
+        f"Runs of `make demo`, seed {SEED}, step {card['step']}, each ranking by the distance it was trained with: "
+        f"all {card['gallery_size']} clips of split {card['split']} of {card['dataset']} "
+        f"(ids {card['ids_sha256'][:12]}), on {jax.devices()[0].device_kind}, jax {jax.__version__}. "
+        f"{card['tie_rule'].capitalize()}."
     )
     yield ""
     yield "- products: `distance.precision=bfloat16`, the inputs of the distances' matrix products rounded to it"
     yield "- encodings: what the towers put out rounded to bfloat16, then `distance.precision=float32`"
-    yield f"- difference of R@1 in points: {protocol['interval_rule']}, paired by query; (=): it holds 0"
+    yield f"- difference of R@1 in points: {card['interval_rule']}, paired by query; (=): it holds 0"
     yield "- largest change: of any distance, relative to its float32 value"
     yield "- other first: queries for which another clip comes first"
     yield f"- kept of {NEAREST}: of a query's {NEAREST} nearest by float32, those that stay among the {NEAREST}"
@@ -132,21 +128,21 @@ def main() -> None:
     for run in runs.values():
         if not (run / "eval" / "metrics.json").is_file():  # written last
             raise SystemExit(f"error: {run}: expected a trained and evaluated run of the demo; `make demo` makes it")
-    protocols, found = [], {}
+    cards, found = [], {}
     for method, run in (bar := tqdm(runs.items(), unit="run")):
         bar.set_postfix_str(method)
         try:
-            protocol, comparisons = compare_run(run)
+            card, comparisons = compare_run(run)
         except (OSError, ValueError) as error:
             raise SystemExit(f"error: {run}: {error}") from error
         label = "CAV" if method == "cav" else f"SCAV {DISTANCE_NAMES[method]}"
         found[label] = comparisons
-        protocols.append(protocol)
-    if len({(protocol["step"], protocol["ids_sha256"]) for protocol in protocols}) > 1:
+        cards.append(card)
+    if len({(card["step"], card["ids_sha256"]) for card in cards}) > 1:
         raise SystemExit(
             f"error: {options.demo}: expected runs of one number of steps on one store; `make demo` makes them"
         )
-    page.write("precision", "\n".join(lines(protocols[0], found)) + "\n")
+    page.write("precision", "\n".join(lines(cards[0], found)) + "\n")
 
 
 if __name__ == "__main__":

@@ -92,9 +92,7 @@ def searched(case: Case, gallery: Gallery, direction: str, targets: bool) -> tup
     modes = ("exact", "sequence")
     for mode in modes:
         finder.search(queries[:BATCH], TOP, mode=mode)
-    (exact, exact_s), (brute, brute_s) = (
-        with_time(lambda m=mode: finder.search(queries, TOP, mode=m)) for mode in modes
-    )
+    (exact, exact_s), (brute, brute_s) = (with_time(partial(finder.search, queries, TOP, mode=mode)) for mode in modes)
     same, apart = agreement(exact, brute)
     every = finder.search(queries[:BATCH], min(len(others), 4000), mode="sequence")
     slack = ROUNDING * np.abs(every.distances).max()
@@ -130,10 +128,10 @@ def demo_gallery(name: str, count: int) -> Gallery:
     if not (kept / "index.json").exists():
         if name == "random":
             rng = np.random.default_rng(0)
-            features = (rng.normal(size=(count, n, width)).astype(np.float32) for n, width in ((20, 192), (32, 64)))
+            visual, audio = (rng.normal(size=(count, *shape)).astype(np.float32) for shape in ((20, 192), (32, 64)))
         else:
-            features = unfiled.features(score.gallery(1, count, one_multiset=name == "one multiset"), 1)
-        index.build(kept, *encode(*features), [f"{name}-{row}" for row in range(count)])
+            visual, audio = unfiled.features(score.gallery(1, count, one_multiset=name == "one multiset"), 1)
+        index.build(kept, *encode(visual, audio), [f"{name}-{row}" for row in range(count)])
     found = index.load(kept)
     return Gallery(*(Clips(np.array(side.sequences)) for side in (found.x, found.y)))
 
@@ -208,7 +206,7 @@ def sizes_table(quick: bool) -> Table:
             queries = gallery.x[: min(200, size)]
             for mode in ("exact", "sequence"):
                 finder.search(queries[:BATCH], TOP, mode=mode)
-            runs = [with_time(lambda m=m, f=finder, q=queries: f.search(q, TOP, mode=m)) for m in ("exact", "sequence")]
+            runs = [with_time(partial(finder.search, queries, TOP, mode=mode)) for mode in ("exact", "sequence")]
             (exact, exact_s), (_, brute_s) = runs
             table.rows.append(
                 (
@@ -255,8 +253,11 @@ def evaluation_table(quick: bool) -> Table:
         one = jax.jit(lambda x, y, name=name, options=options: distances.pairwise(name, x[None], y[None], **options))
         evaluate(), one(x[0], y[0])
         ours = min(with_time(evaluate)[1] for _ in range(3))
-        loop = with_time(lambda one=one: [float(one(x[i % count], y[i // count])[0, 0]) for i in range(pairs)])[1]
-        loop *= count**2 / pairs
+
+        def evaluate_one_by_one(one=one):
+            return [float(one(x[i % count], y[i // count])[0, 0]) for i in range(pairs)]
+
+        loop = with_time(evaluate_one_by_one)[1] * count**2 / pairs
         verdict = tables.within(ours, limit)
         asked = 100 if limit else None
         table.rows.append(

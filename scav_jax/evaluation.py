@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from scav_jax import distances, parallel, training
+from scav_jax.all_pairs import DIRECTIONS, AllPairs, Encoded
 from scav_jax.config import trained_with
 from scav_jax.features.pipeline import Batch, eval_batches
 from scav_jax.features.store import Facts, Store
@@ -21,11 +22,8 @@ from scav_jax.protocol import ALL, subsets
 from scav_jax.retrieval import order_free
 from scav_jax.retrieval.clips import Clips
 from scav_jax.retrieval.ranking import hybrid_distances
-from scav_jax.retrieval.search import MODES, Searcher
+from scav_jax.retrieval.search import MODES
 
-DIRECTIONS = ("v2a", "a2v")
-
-Encoded = dict[str, tuple[np.ndarray, np.ndarray | None]]  # (sequences (G, length, d), mask) of each modality
 Encoder = Callable[[dict[str, Any], dict[str, Any]], dict[str, tuple]]
 
 
@@ -41,6 +39,10 @@ class Asked:
     directions: Sequence[str] = DIRECTIONS
     hybrid_k: Sequence[int] = ()
     subsets: Sequence[str] = ()
+
+    def galleries(self, facts: Facts) -> dict[str, np.ndarray]:
+        """The positions of each subset's clips."""
+        return {name: members for name, members in subsets(facts).items() if name in (self.subsets or (name,))}
 
 
 @dataclass(frozen=True)
@@ -113,83 +115,26 @@ def encode_split(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
 
-def rank(
-    config: Any, encoded: Encoded, mesh: Mesh, facts: Facts, asked: Asked, perturbed: Encoded | None = None
-) -> Iterator[Ranking]:
-    """Every subset, direction, mode and distance asked for. A subset restricts queries and gallery to its clips.
-
-    perturbed: queries other than the gallery's own clips, in the same order.
-    """
-    names = tuple(asked.distances) or (config.distance.name,)
-    galleries = {name: members for name, members in subsets(facts).items() if name in (asked.subsets or (name,))}
-    used = np.unique(np.concatenate([*galleries.values()]))
-    matrices = {
-        name: _matrices(config, name, _clips_of(encoded, used), perturbed and _clips_of(perturbed, used), mesh)
-        for name in _needed(asked, names)
-    }
-    for subset, members in galleries.items():
-        cut = np.ix_(*2 * [np.searchsorted(used, members)])
+def rank(pairs: AllPairs, facts: Facts, asked: Asked) -> Iterator[Ranking]:
+    """Every subset, direction, mode and distance asked for. A subset restricts queries and gallery to its clips."""
+    names = tuple(asked.distances) or (pairs.config.distance.name,)
+    for subset, members in asked.galleries(facts).items():
         for direction in asked.directions:
             if "aggregate" in asked.modes:
-                near = matrices["cosine"][direction][cut]
+                near = pairs.matrix("cosine", direction, members)
                 yield Ranking("aggregate", "cosine", direction, subset, None, members, near)
             for name in names:
                 if "sequence" in asked.modes:
-                    found = matrices[name][direction][cut]
+                    found = pairs.matrix(name, direction, members)
                     yield Ranking("sequence", name, direction, subset, None, members, found)
                 for k in asked.hybrid_k if "hybrid" in asked.modes else ():
-                    found = hybrid_distances(matrices["cosine"][direction][cut], matrices[name][direction][cut], k)
-                    yield Ranking("hybrid", name, direction, subset, k, members, found)
+                    near, found = (pairs.matrix(one, direction, members) for one in ("cosine", name))
+                    yield Ranking("hybrid", name, direction, subset, k, members, hybrid_distances(near, found, k))
                 if "exact" in asked.modes and name not in order_free.NAMES:
-                    queries, gallery = sides(config, perturbed or encoded, encoded, direction)
-                    finder = searcher(config, name, gallery[members], direction, mesh)
-                    found, _ = finder.until_found(queries[members], np.arange(len(members)))
+                    queries, _ = pairs.sides(direction, members)
+                    finder = pairs.searcher(name, direction, members)
+                    found, _ = finder.until_found(queries, np.arange(len(members)))
                     yield Ranking("exact", name, direction, subset, None, members, found)
-
-
-def _clips_of(encoded: Encoded, members: np.ndarray) -> Encoded:
-    return {name: (f[members], None if mask is None else mask[members]) for name, (f, mask) in encoded.items()}
-
-
-def _needed(asked: Asked, names: Sequence[str]) -> list[str]:
-    """The distances that are computed between all clips."""
-    aggregate = ["cosine"] if {"aggregate", "hybrid"}.intersection(asked.modes) else []
-    return [*aggregate, *(names if {"sequence", "hybrid"}.intersection(asked.modes) else ())]
-
-
-def _matrices(config: Any, name: str, encoded: Encoded, perturbed: Encoded | None, mesh: Mesh) -> dict[str, np.ndarray]:
-    """direction -> (Q, Q) distances of every query to every clip."""
-    if perturbed is None and name != "maxsim":
-        there = _matrix(config, name, *sides(config, encoded, encoded, "v2a"), "v2a", mesh)
-        return {"v2a": there, "a2v": there.T}
-    return {
-        direction: _matrix(config, name, *sides(config, perturbed or encoded, encoded, direction), direction, mesh)
-        for direction in DIRECTIONS
-    }
-
-
-def sides(config: Any, queries: Encoded, gallery: Encoded, direction: str) -> tuple[Clips, Clips]:
-    """The queries of a direction, and the gallery."""
-    names = config.pairs[0] if direction == "v2a" else config.pairs[0][::-1]
-    return Clips(*queries[names[0]]), Clips(*gallery[names[1]])
-
-
-def searcher(config: Any, name: str, gallery: Clips, direction: str, mesh: Mesh) -> Searcher:
-    """Of a gallery, by the config's options of a distance."""
-    options = distances.definition(name, config.distance)
-    return Searcher(name, gallery, queries_are="x" if direction == "v2a" else "y", mesh=mesh, **options)
-
-
-def _matrix(config, name, queries, gallery, direction, mesh):
-    """(Q, G)"""
-    if name in order_free.NAMES:
-        clips = (jnp.asarray(side) if side is not None else None for side in (*queries.pair(), *gallery.pair()))
-        queries, queries_mask, gallery, gallery_mask = clips
-        return np.asarray(order_free.matrix(name, queries, gallery, queries_mask, gallery_mask))
-    options = {} if name == "cosine" else distances.options(name, config.distance)
-    if direction == "v2a":
-        return parallel.matrix(name, queries.pair(), gallery.pair(), mesh, **options)
-    return parallel.matrix(name, gallery.pair(), queries.pair(), mesh, **options).T
 
 
 def score(ranking: Ranking, facts: Facts) -> dict[str, Any]:
@@ -211,7 +156,7 @@ def quick_metrics(config: Any, encoded: Encoded, mesh: Mesh, facts: Facts) -> di
     """The training log's evaluation: the whole split, ranked the way the method is meant to rank."""
     mode = "aggregate" if config.method == "cav" else "sequence"
     whole = replace(facts, subsets=np.full(len(facts.ids), ""))
-    rankings = list(rank(config, encoded, mesh, whole, Asked(tuple(dict.fromkeys(("aggregate", mode))))))
+    rankings = list(rank(AllPairs(config, mesh, encoded), whole, Asked(tuple(dict.fromkeys(("aggregate", mode))))))
     metrics: dict[str, float] = {}
     for ranking in rankings:
         if ranking.mode == mode:

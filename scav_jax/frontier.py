@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from scav_jax import evaluation
+from scav_jax.all_pairs import AllPairs
 from scav_jax.features.store import Facts
 from scav_jax.galleries import evenly_spread
 from scav_jax.metrics import bootstrap_interval, ranks
@@ -23,9 +23,7 @@ TIMED = 256
 REPEATS, ENOUGH_S = 3, 1.0
 
 
-def frontier(
-    config: Any, encoded: evaluation.Encoded, mesh: Mesh, facts: Facts, asked: evaluation.Asked
-) -> list[dict[str, Any]]:
+def frontier(pairs: AllPairs, facts: Facts, asked: evaluation.Asked) -> list[dict[str, Any]]:
     """A row for aggregate, hybrid at each k, exact and sequence search, of each distance and direction.
 
     "R@1" of all queries in percent, with its interval. Searched for are at most TIMED of them, evenly spread:
@@ -35,13 +33,13 @@ def frontier(
     """
     sweep = sorted({min(k, len(facts.ids)) for k in asked.hybrid_k or SWEEP})
     asked = replace(asked, hybrid_k=sweep, modes=("aggregate", "sequence", "hybrid"), subsets=(ALL,))
-    rankings = list(evaluation.rank(config, encoded, mesh, facts, asked))
-    jobs = [(d, name) for d in asked.directions for name in asked.distances or (config.distance.name,)]
+    rankings = list(evaluation.rank(pairs, facts, asked))
+    everything = np.arange(len(facts.ids))
+    jobs = [(d, name) for d in asked.directions for name in asked.distances or (pairs.config.distance.name,)]
     rows = []
     for direction, name in tqdm(jobs, unit="gallery", desc="frontier"):
-        queries, gallery = evaluation.sides(config, encoded, encoded, direction)
-        timed = queries[evenly_spread(len(queries), TIMED)]
-        finder = evaluation.searcher(config, name, gallery, direction, mesh)
+        timed, _ = pairs.sides(direction, evenly_spread(len(everything), TIMED))
+        finder = pairs.searcher(name, direction, everything)
         for ranking in _in_order(rankings, direction, name):
             hits = 100.0 * (ranks(ranking.distances) == 1)
             low, high = bootstrap_interval(hits[None], facts.families)

@@ -9,6 +9,7 @@ import pytest
 
 from configs import base
 from scav_jax import evaluation, parallel, protocol, training
+from scav_jax.all_pairs import AllPairs
 from scav_jax.features.clips import Clip, ids_sha256
 from scav_jax.features.store import Facts, Store, open_store
 from train import complete
@@ -39,7 +40,7 @@ def rankings(hybrid_k=(), modes=evaluation.MODES[:3], distances=(), subsets=(), 
     asked = evaluation.Asked(modes, distances, hybrid_k=hybrid_k, subsets=subsets)
     return {
         tuple(ranking.key().values()): ranking
-        for ranking in evaluation.rank(config(**changes), encoded, MESH, FACTS, asked)
+        for ranking in evaluation.rank(AllPairs(config(**changes), MESH, encoded), FACTS, asked)
     }
 
 
@@ -173,7 +174,9 @@ def test_batches_and_devices_change_no_sequence_and_no_distance(marimba):
         parameters = parallel.replicate(training.init(ready).parameters, mesh)
         encoder = evaluation.make_encoder(ready, mesh)
         encoded.append(evaluation.encode_split(ready, encoder, mesh, parameters, store, "val"))
-        matrices.append([r.distances for r in evaluation.rank(ready, encoded[-1], mesh, store.facts("val"), ASKED)])
+        matrices.append(
+            [r.distances for r in evaluation.rank(AllPairs(ready, mesh, encoded[-1]), store.facts("val"), ASKED)]
+        )
     assert whole % 16
     assert whole % 8
     for name in ("visual", "audio"):

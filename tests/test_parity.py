@@ -245,6 +245,15 @@ def test_float32_curves_are_measured_by_our_own_rounding(given):
     assert not shifted.agrees
 
 
+@pytest.mark.parametrize(("theirs_loss", "agrees"), [(1.15, True), (1.6, True), (1.7, False), (0.7, False)])
+def test_a_curve_is_measured_by_the_nearest_run_of_ours(theirs_loss, agrees):
+    runs = {"ours": 1.0, "ours, batches reversed": 1.1, "ours, begun a last place lower": 1.25}
+    ours = {name: np.full(3, loss) for name, loss in runs.items()}
+    curve = curves.Curve("dtw", "float32", {curves.THEIRS: np.array([1.1, theirs_loss, 1.1]), **ours})
+    assert curve.limit == pytest.approx(0.25)
+    assert curve.agrees is agrees
+
+
 def test_float64_tells_whose_rounding_it_is():
     """A row is excused by theirs in float64 alone: where that differs too, the difference is no rounding."""
     row = compare.Row("gradient", "x", 1.0, 2e-4, 1.0, 1e-4, ours_off=1e-6, theirs_off=2e-4)

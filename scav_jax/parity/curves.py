@@ -7,18 +7,24 @@ from typing import Any
 import numpy as np
 
 from scav_jax import evaluation, parallel
+from scav_jax.all_pairs import AllPairs
 from scav_jax.parity import convert, ours
 from scav_jax.parity.problem import Problem
 
 FLOAT64_LIMIT = 1e-6
 THEIRS, OURS = "theirs", "ours"
+
+
+def _next_to(start, towards):
+    """Parameters, each moved by one unit in its last place."""
+    return {name: np.asarray(np.nextafter(array, towards, dtype=array.dtype)) for name, array in start.items()}
+
+
 # Runs that differ from ours by rounding alone: (parameters to start from, order of the clips) -> the same, changed.
 OTHER_RUNS = {
     "ours, batches reversed": lambda start, order: (start, order[:, ::-1]),
-    "ours, begun a last place away": lambda start, order: (
-        {name: np.asarray(np.nextafter(array, np.inf, dtype=array.dtype)) for name, array in start.items()},
-        order,
-    ),
+    "ours, begun a last place higher": lambda start, order: (_next_to(start, np.inf), order),
+    "ours, begun a last place lower": lambda start, order: (_next_to(start, -np.inf), order),
 }
 
 
@@ -34,15 +40,18 @@ class Curve:
 
     @property
     def apart(self) -> float:
-        """The largest relative difference of theirs and ours at a step."""
-        return _apart(self.losses[OURS], self.losses[THEIRS])
+        """The largest relative difference at a step, of theirs and the run of ours that stays nearest to it."""
+        return min(_apart(own, self.losses[THEIRS]) for own in self._own)
 
     @property
     def limit(self) -> float:
-        """What two runs of ours differ by, for training amplifies rounding; in float64 at least 1e-6."""
-        own = [losses for name, losses in self.losses.items() if name != THEIRS]
+        """What two runs of ours differ by at most, for training amplifies rounding; in float64 at least 1e-6."""
         least = FLOAT64_LIMIT if self.precision == "float64" else 0.0
-        return max([least, *(_apart(*pair) for pair in itertools.permutations(own, 2))])
+        return max([least, *(_apart(*pair) for pair in itertools.permutations(self._own, 2))])
+
+    @property
+    def _own(self) -> list[np.ndarray]:
+        return [losses for name, losses in self.losses.items() if name != THEIRS]
 
     @property
     def agrees(self) -> bool:
@@ -96,7 +105,8 @@ def _recall(config, store, towers):
     encoder, facts = evaluation.make_encoder(config, mesh), store.facts(split)
     encoded = evaluation.encode_split(config, encoder, mesh, {"towers": towers}, store, split)
     mode = "aggregate" if config.method == "cav" else "sequence"
-    rankings = evaluation.rank(config, encoded, mesh, facts, evaluation.Asked(modes=(mode,), subsets=("all",)))
+    asked = evaluation.Asked(modes=(mode,), subsets=("all",))
+    rankings = evaluation.rank(AllPairs(config, mesh, encoded), facts, asked)
     return {ranking.direction: evaluation.score(ranking, facts) for ranking in rankings}
 
 

@@ -1,6 +1,7 @@
 """The model, the loss and the optimiser in plain PyTorch, as a user's baseline would have them."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -145,7 +146,7 @@ class Twin(nn.Module):
     def forward(self, batch: dict[str, Tensor | None]) -> dict[str, Tensor]:
         return {name: tower(batch[name], batch.get(f"{name}_mask")) for name, tower in self.towers.items()}
 
-    def distances(self, name: str, sequences: dict[str, Tensor], batch: dict[str, Tensor | None]) -> Tensor:
+    def distances(self, name: str, sequences: Mapping[str, Tensor], batch: Mapping[str, Tensor | None]) -> Tensor:
         """All pairs, by the options that the config has for this distance."""
         x, y = self.config.pairs[0]
         masks = (batch.get(f"{side}_mask") for side in (x, y))
