@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import measure, page, process, tables, torch_parts
-from benchmarks.measure import Contender, Result
+from benchmarks.measure import Comparison, Contender, Result
 from benchmarks.tables import NONE, Table
 from configs import base
 from scav_jax import config as configs
@@ -28,6 +28,9 @@ from scav_jax import parallel, plan, training
 from scav_jax.distances import options, pairwise
 
 CONTENDERS = ("ours", "eager", "compiled")
+BLOCK_TARGETS = {"dtw": 4.0, "wasserstein": 3.5, "euclidean": None}
+# Of Wasserstein's kernels, as many as are fastest multiplied by vectors again and again: they stay in a core's cache.
+CACHED_PAIRS = 32
 
 
 class Sizes(NamedTuple):
@@ -80,8 +83,8 @@ def parts(name: str, found: Any) -> list[torch_parts.Part]:
     return [*pot, torch_parts.geomloss(*given)]
 
 
-def block_table(sizes: Sizes) -> tuple[Table, dict[str, str]]:
-    """And the name of each distance's fastest peer, which then serves the whole step."""
+def block_table(sizes: Sizes) -> tuple[Table, dict[str, Comparison]]:
+    """And what was found of each distance: its fastest peer then serves the whole step."""
     table = Table(
         "The distances alone",
         tables.COMPARED,
@@ -89,8 +92,8 @@ def block_table(sizes: Sizes) -> tuple[Table, dict[str, str]]:
         "and gradient, options of configs/base.py on unit frames with their positions. The peer is the fastest of all "
         "public parts and settings that give the same; the notes have the others.",
     )
-    winners = {}
-    for name, target in (("dtw", 4.0), ("wasserstein", 3.5), ("euclidean", None)):
+    found_of = {}
+    for name, target in BLOCK_TARGETS.items():
         found = config(name, sizes.block_clips, sizes)
         chosen = options(name, found.distance) | {"unit_norm": False, "normalize": False, "position_weight": 0.0}
         chosen = {key: value for key, value in chosen.items() if key in options(name, found.distance)}
@@ -102,20 +105,55 @@ def block_table(sizes: Sizes) -> tuple[Table, dict[str, str]]:
         table.rows.append(tables.compared(name, result, target if sizes.targets else None, None, None))
         table.notes.append(f"{name}: {result.note}")
         print(" | ".join(table.rows[-1]), file=sys.stderr)
-        winners[name] = result.peer.name if result.peer else ""
-    table.notes.append(_products(sizes))
-    return table, winners
+        found_of[name] = result
+    return table, found_of
 
 
-def _products(sizes: Sizes) -> str:
-    """What no implementation by ground costs of float32 goes below."""
+def bounds_table(sizes: Sizes, blocks: Mapping[str, Comparison], steps: Mapping[str, Comparison]) -> Table:
+    table = Table(
+        "What bounds them",
+        (
+            *("distance", "three products", "iterations", "together", "PyTorch's block", "block, at most", "target"),
+            *("PyTorch's step", "step, at most", "target"),
+        ),
+        "Ground costs of all pairs are one float32 matrix product and their gradients two more, whoever makes them. "
+        "Wasserstein's iterations are two products of each pair's kernel with a vector, here alone and in the fastest "
+        f"form found, {CACHED_PAIRS} pairs at a time. Block, at most: with nothing else to do. Step, at most: with "
+        "such a block and with encoders as fast as PyTorch's.",
+    )
     (n, m), count = sizes.lengths, sizes.block_clips
     x, y = (jnp.ones((count * length, sizes.width)) for length in (n, m))
-    once = measure.product_time(x, y, sizes.seconds / 10)
-    return (
-        f"the ground costs of all pairs are one matrix product, {tables.seconds(once)} here by itself, their gradients "
-        "two more; PyTorch keeps the costs between the two, ours makes them again, a fourth"
-    )
+    products = 3 * measure.product_time(x, y, sizes.seconds / 10)
+    targets = {name: target for name, clips, target in sizes.clips if clips == count}
+    for name in steps:
+        if BLOCK_TARGETS.get(name) is None:
+            continue
+        iterations = _iterations_time(sizes) if name == "wasserstein" else 0
+        least, block, step = products + iterations, blocks[name].peer_s, steps[name].peer_s
+        table.rows.append(
+            (
+                *(name, *(tables.seconds(s) for s in (products, iterations, least, block))),
+                *(tables.times(block / least), tables.at_least(BLOCK_TARGETS[name]), tables.seconds(step)),
+                *(tables.times(step / (step - block + least)), tables.at_least(targets[name])),
+            )
+        )
+    return table
+
+
+def _iterations_time(sizes: Sizes) -> float:
+    """Of all pairs: the products of Sinkhorn's iterations and the divisions between them."""
+    (n, m), pairs = sizes.lengths, sizes.block_clips**2
+
+    def iterate(kernel, u):
+        def update(u, _):
+            v = 1 / jnp.einsum("pnm,pn->pm", kernel, u, precision="highest")
+            return 1 / jnp.einsum("pnm,pm->pn", kernel, v, precision="highest"), None
+
+        return jax.lax.scan(update, u, length=config("wasserstein", 2, sizes).distance.num_iterations)[0]
+
+    given = jnp.ones((CACHED_PAIRS, n, m + -m % 8)), jnp.ones((CACHED_PAIRS, n))
+    run = jax.jit(iterate).lower(*given).compile()
+    return pairs / CACHED_PAIRS * measure.median_time(lambda: jax.block_until_ready(run(*given)), sizes.seconds / 10)
 
 
 def ours(name: str, clips: int, sizes: Sizes) -> Contender:
@@ -193,7 +231,8 @@ def _part(name, found, winner):
     return (won or every)[0]
 
 
-def steps_table(sizes: Sizes, winners: Mapping[str, str]) -> Table:
+def steps_table(sizes: Sizes, blocks: Mapping[str, Comparison]) -> tuple[Table, dict[str, Comparison]]:
+    """And what was found of each distance at the blocks' batch size."""
     table = Table(
         "The whole step",
         (
@@ -204,11 +243,15 @@ def steps_table(sizes: Sizes, winners: Mapping[str, str]) -> Table:
         f"{sizes.lengths[1]} steps, float32, AdamW. PyTorch: the faster of eager and torch.compile. Peak memory: of a "
         "process that takes three steps, libraries included, for the rows with a target.",
     )
+    found_of = {}
     for name, clips, target in tqdm(sizes.clips, desc="steps"):
-        own, winner = ours(name, clips, sizes), winners.get(name, "")
+        block = blocks.get(name)
+        own, winner = ours(name, clips, sizes), block.peer.name if block and block.peer else ""
         hows = (False, True) if sizes.targets else (False,)
         settings = [partial(theirs, name, clips, sizes, winner, compiled=compiled) for compiled in hows]
         result = measure.compare(own, settings, sizes.seconds)
+        if clips == sizes.block_clips:
+            found_of[name] = result
         peer = result.peer
         peaks = [tables.size(_peak(who, name, clips, winner)) if target else NONE for who in CONTENDERS]
         table.rows.append(
@@ -222,7 +265,7 @@ def steps_table(sizes: Sizes, winners: Mapping[str, str]) -> Table:
         if result.note:
             table.notes.append(f"{name}, {clips} clips: {result.note}")
         tqdm.write(" | ".join(table.rows[-1]), file=sys.stderr)
-    return table
+    return table, found_of
 
 
 def _peak(who: str, name: str, clips: int, winner: str) -> float:
@@ -247,8 +290,9 @@ def main() -> None:
     if chosen.alone:
         print(json.dumps(alone(chosen.alone, chosen.distance, chosen.clips, sizes, chosen.fastest)))
         return
-    blocks, winners = block_table(sizes)
-    found, about = [blocks, steps_table(sizes, winners)], f", {torch_parts.version('torch')}"
+    blocks, blocks_found = block_table(sizes)
+    steps, steps_found = steps_table(sizes, blocks_found)
+    found, about = [blocks, steps, bounds_table(sizes, blocks_found, steps_found)], f", {torch_parts.version('torch')}"
     text = page.page("train_step", "A training step beside PyTorch", found, about=about)
     page.write("train_step", text, keep=not chosen.quick)
 

@@ -47,13 +47,18 @@ def x64():
 
 
 @pytest.fixture(scope="session")
-def shell_environment(tmp_path_factory) -> dict[str, str]:
-    """The environment of a started entry point: one CPU device, and compiled programs shared by all of them."""
-    parallel_workers = "PYTEST_XDIST_WORKER" in os.environ
+def shared(tmp_path_factory) -> Path:
+    """A folder that all workers of one run of the tests have in common."""
     base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def shell_environment(shared) -> dict[str, str]:
+    """The environment of a started entry point: one CPU device, and compiled programs shared by all of them."""
     environment = {
         "XLA_FLAGS": QUICK_FLAGS,
-        "JAX_COMPILATION_CACHE_DIR": str((base.parent if parallel_workers else base) / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     return {**os.environ, **environment, "JAX_PLATFORMS": "cpu"}
@@ -71,10 +76,10 @@ def shell(shell_environment) -> Shell:
 
 
 @pytest.fixture(scope="session")
-def marimba(tmp_path_factory) -> Path:
-    """A small world of marimba: marimba/world and marimba/store, 64 clips to train on."""
+def marimba(shared) -> Path:
+    """A small world of marimba: marimba/world and marimba/store, 64 clips to train on; to be read only."""
     from data.marimba.prepare import prepare
 
-    out = tmp_path_factory.mktemp("marimba")
-    prepare(out, seed=0, scale=0.05)
+    out = shared / "marimba"
+    prepare(out, seed=0, scale=0.05)  # by one worker, while the others wait for it
     return out

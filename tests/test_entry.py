@@ -8,6 +8,8 @@ import pytest
 from conftest import REPOSITORY
 from started import rows
 
+from benchmarks import precision
+
 CONFIGS = sorted(path.stem for path in (REPOSITORY / "configs").glob("[!_]*.py"))
 SMALL_TOWERS = [
     f"--config.model.{tower}.{key}={value}"
@@ -129,6 +131,15 @@ def test_what_is_asked_for_is_measured(shell, scav, tmp_path):
     assert refused.returncode != 0
     assert refused.stderr.startswith("error: --probe_subsets=orders: expected some of all, ")
     assert snapshot(run) == before
+
+
+def test_a_run_is_ranked_in_bfloat16_beside_float32(scav):
+    card, found = precision.compare_run(scav[0])
+    assert card["step"] == 5
+    assert found.keys() == {(direction, part) for direction in ("v2a", "a2v") for part in ("products", "encodings")}
+    for row in found.values():
+        assert 0 < row.largest_change < 0.05
+        assert row.low <= row.after - row.before <= row.high
 
 
 def test_a_complete_run_is_left_alone(shell, marimba, scav):

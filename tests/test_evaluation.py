@@ -90,6 +90,19 @@ def test_a_subset_alone_ranks_as_among_all():
         np.testing.assert_allclose(ranking.distances, among[key].distances, rtol=1e-6)
 
 
+def test_queries_of_another_encoding_meet_the_gallery_as_it_was():
+    members = np.array([1, 3])
+    gallery = {"visual": (CLIPS, None), "audio": (CLIPS[::-1], None)}
+    queries = {"visual": (2 * CLIPS, None), "audio": (CLIPS[:, ::-1], None)}
+    found = AllPairs(config(), MESH, gallery, queries, members)
+    for direction, modality in (("v2a", "visual"), ("a2v", "audio")):
+        expected = AllPairs(config(), MESH, {**gallery, modality: queries[modality]})
+        for name in ("euclidean", "cosine"):
+            np.testing.assert_allclose(
+                found.matrix(name, direction, members), expected.matrix(name, direction, members), rtol=1e-6
+            )
+
+
 def test_directions_are_transposes():
     found = rankings()
     for mode, distance in (("aggregate", "cosine"), ("sequence", "euclidean")):
