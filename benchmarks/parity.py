@@ -1,6 +1,7 @@
 """What `python -m scav_jax.parity` finds, kept: the demo's towers, and the paper's.
 
-python -m benchmarks.parity     writes benchmarks/results/parity.md; wants the store of make demo; about an hour
+python -m benchmarks.parity     writes benchmarks/results/parity.md; wants the store of make demo; about 35 minutes
+python -m benchmarks.parity --only="The paper's towers"     one comparison anew, the others as runs/parity has them
 """
 
 import subprocess
@@ -18,19 +19,28 @@ from scav_jax.parity.report import Report
 KEPT = Path("runs/parity")
 COMMANDS = {
     "The demo's towers": [],
-    "The paper's towers": ["--config=paper", "--batch-size=4"],
+    "The paper's towers": ["--config=paper", "--steps=0"],
+    "The paper's training": ["--config=paper", "--distances=euclidean", "--precision=float64"],
 }
 
 
-def compare(title: str, arguments: list[str]) -> list[Table]:
-    """The tables of one command, which may find differences but must come to its end."""
-    out = KEPT / title.lower().replace(" ", "-").replace("'", "").replace(",", "")
-    command = ["-m", "scav_jax.parity", *arguments]
-    done = subprocess.run([sys.executable, *command, f"--out={out}"], capture_output=True, text=True, check=False)
+def compare(title: str) -> None:
+    """One command, which may find differences but must come to its end."""
+    command = [sys.executable, "-m", "scav_jax.parity", *COMMANDS[title], f"--out={folder(title)}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode not in (0, DIFFERS):
         raise RuntimeError(done.stderr)
-    found = Report.load(out)
-    said = f"`python {' '.join(command)}`: {found.about['of']}. **{'Agrees' if found.agrees else 'Differs'}.**"
+
+
+def folder(title: str) -> Path:
+    return KEPT / title.lower().replace(" ", "-").replace("'", "")
+
+
+def made(title: str) -> list[Table]:
+    """The tables of what a command found."""
+    found = Report.load(folder(title))
+    command = " ".join(["python -m scav_jax.parity", *COMMANDS[title]])
+    said = f"`{command}`: {found.about['of']}. **{'Agrees' if found.agrees else 'Differs'}.**"
     tables = [
         Table(f"{title}, {precision}", ("compared", *report.HEAD), said, rows=report.summary_rows(rows))
         for precision, rows in found.rows.items()
@@ -42,7 +52,12 @@ def compare(title: str, arguments: list[str]) -> list[Table]:
 
 
 def main() -> None:
-    tables = [table for title, arguments in tqdm(COMMANDS.items()) for table in compare(title, arguments)]
+    parser = page.parser(__doc__)
+    parser.add_argument("--only", choices=COMMANDS, help="(default: all of them)")
+    only = parser.parse_args().only
+    for title in tqdm([only] if only else COMMANDS):
+        compare(title)
+    tables = [table for title in COMMANDS for table in made(title)]
     about = f", {torch_parts.version('torch')}. How to read it: [docs/parity.md](../../docs/parity.md)"
     page.write("parity", page.page("parity", "Ours beside plain PyTorch", tables, about=about))
 

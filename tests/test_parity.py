@@ -404,6 +404,22 @@ def test_usage_errors_are_named(tmp_path, capsys, monkeypatch):
         main(["check"])
 
 
+def test_what_was_trained_is_kept_when_the_next_fails(given, tmp_path, monkeypatch, capsys):
+    train = theirs.train
+
+    def fails_at_euclidean(config, start, features, order, name, precision):
+        if name == "euclidean":
+            raise RuntimeError("no more")
+        return train(config, start, features, order, name, precision)
+
+    monkeypatch.setattr(problem, "make", lambda *_, **__: given)
+    monkeypatch.setattr("scav_jax.parity.__main__._rows", lambda *_: [])
+    monkeypatch.setattr(theirs, "train", fails_at_euclidean)
+    assert main(["--distances=cosine,euclidean", "--precision=float64", f"--out={tmp_path}"]) == 1
+    assert capsys.readouterr().err.endswith("error: no more\n")
+    assert [curve.distance for curve in Report.load(tmp_path).curves] == ["cosine"]
+
+
 def test_the_report_names_the_first_that_differs(given):
     found = rows(given, ("cosine",), Approximate)
     report = Report("title", {}, {"float64": found})

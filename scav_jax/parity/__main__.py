@@ -81,12 +81,15 @@ def _compare(chosen: argparse.Namespace) -> int:
         theirs.make(given.config, given.state, given.inputs, chosen.distances, precision)
         for precision in ("float64", "float32")
     )
-    rows, curves = {}, []
+    rows: dict[str, list] = {}
+    curves: list[Any] = []
+    found = chosen, f"{given.said}; batches of {chosen.batch_size}", reference.about, rows, curves
     for precision in chosen.precision or ["float64", "float32"]:
         rows[precision] = _rows(exact, precision) if precision == "float64" else _rows(reference, precision, exact)
-        if chosen.steps and precision in theirs.DTYPES:
-            curves += [_trained(given, name, precision) for name in chosen.distances]
-    return _report(chosen, f"{given.said}; batches of {chosen.batch_size}", reference.about, rows, curves)
+        for name in chosen.distances if chosen.steps and precision in theirs.DTYPES else []:
+            curves.append(_trained(given, name, precision))
+            _save(*found)  # the next may take an hour, and not come to its end
+    return _report(*found)
 
 
 def _trained(given: Any, name: str, precision: str) -> Any:
@@ -106,15 +109,23 @@ def _rows(reference: Any, precision: str, exact: Any = None) -> list[Any]:
     return compare.rows(reference, ours.make(reference, precision), judge, exact)
 
 
-def _report(chosen: argparse.Namespace, said: str, by: dict, rows: dict, curves: list) -> int:
+def _save(chosen: argparse.Namespace, said: str, by: dict, rows: dict, curves: list) -> Any:
     from scav_jax.parity import report
 
     found = report.Report("scav-jax beside PyTorch", report.about(by, said), rows, curves)
-    print(found.text(every_row=chosen.every_row))
-    folder = chosen.out or Path("runs/parity")
-    found.save(folder)
-    print(f"report: {(folder / 'parity.html').resolve()}")
-    return 0 if found.agrees else DIFFERS
+    found.save(_folder(chosen))
+    return found
+
+
+def _folder(chosen: argparse.Namespace) -> Path:
+    return chosen.out or Path("runs/parity")
+
+
+def _report(chosen: argparse.Namespace, *found: Any) -> int:
+    saved = _save(chosen, *found)
+    print(saved.text(every_row=chosen.every_row))
+    print(f"report: {(_folder(chosen) / 'parity.html').resolve()}")
+    return 0 if saved.agrees else DIFFERS
 
 
 def _dump(chosen: argparse.Namespace) -> int:
