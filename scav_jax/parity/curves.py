@@ -92,22 +92,16 @@ def add_recall(curve: Curve, problem: Problem, theirs: dict[str, np.ndarray], le
     if problem.store is None:
         return
     config = ours.method(problem.config, curve.distance)
-    sides = {"theirs": convert.from_torch(theirs, learned), "ours": learned}
-    for side, parameters in sides.items():
-        for direction, row in _recall(config, problem.store, parameters["towers"]).items():
-            found = curve.recall.setdefault(direction, {})
+    mesh, store, split = parallel.make_mesh(), problem.store, config.data.test_split
+    encoder, facts = evaluation.make_encoder(config, mesh), store.facts(split)  # compiled once for both sides
+    asked = evaluation.Asked(modes=("aggregate" if config.method == "cav" else "sequence",), subsets=("all",))
+    for side, parameters in (("theirs", convert.from_torch(theirs, learned)), ("ours", learned)):
+        encoded = evaluation.encode_split(config, encoder, mesh, parameters, store, split)
+        for ranking in evaluation.rank(AllPairs(config, mesh, encoded), facts, asked):
+            row = evaluation.score(ranking, facts)
+            found = curve.recall.setdefault(ranking.direction, {})
             found[side] = row["R@1"]
             found["half_interval"] = (row["R@1_high"] - row["R@1_low"]) / 2
-
-
-def _recall(config, store, towers):
-    mesh, split = parallel.make_mesh(), config.data.test_split
-    encoder, facts = evaluation.make_encoder(config, mesh), store.facts(split)
-    encoded = evaluation.encode_split(config, encoder, mesh, {"towers": towers}, store, split)
-    mode = "aggregate" if config.method == "cav" else "sequence"
-    asked = evaluation.Asked(modes=(mode,), subsets=("all",))
-    rankings = evaluation.rank(AllPairs(config, mesh, encoded), facts, asked)
-    return {ranking.direction: evaluation.score(ranking, facts) for ranking in rankings}
 
 
 def _apart(a, b):
