@@ -39,16 +39,22 @@ class AllPairs:
         self._clips = np.arange(len(gallery[config.pairs[0][0]][0])) if clips is None else clips
         self._matrices: dict[tuple[str, str], np.ndarray] = {}
 
-    def sides(self, direction: str, members: Int[np.ndarray, " Q"]) -> tuple[Clips, Clips]:
-        """The queries of a direction, and the gallery."""
-        x, y = self.config.pairs[0] if direction == "v2a" else self.config.pairs[0][::-1]
-        return Clips(*self._queries[x])[members], Clips(*self._gallery[y])[members]
+    def queries(self, direction: str, members: Int[np.ndarray, " Q"]) -> Clips:
+        """The clips of the side that a direction begins at."""
+        return Clips(*self._queries[self._modalities(direction)[0]])[members]
+
+    def gallery(self, direction: str, members: Int[np.ndarray, " Q"]) -> Clips:
+        """The clips of the other side."""
+        return Clips(*self._gallery[self._modalities(direction)[1]])[members]
+
+    def _modalities(self, direction):
+        return self.config.pairs[0] if direction == "v2a" else self.config.pairs[0][::-1]
 
     def searcher(self, name: str, direction: str, members: Int[np.ndarray, " Q"]) -> Searcher:
         """Of the gallery, by the config's options of a distance."""
         options = distances.definition(name, self.config.distance)
-        _, gallery = self.sides(direction, members)
-        return Searcher(name, gallery, queries_are="x" if direction == "v2a" else "y", mesh=self.mesh, **options)
+        queries_are = "x" if direction == "v2a" else "y"
+        return Searcher(name, self.gallery(direction, members), queries_are=queries_are, mesh=self.mesh, **options)
 
     def matrix(self, name: str, direction: str, members: Int[np.ndarray, " Q"]) -> Float[np.ndarray, "Q Q"]:
         """Distances of every query to every clip; computed for all clips when first asked for, and kept."""
@@ -61,7 +67,7 @@ class AllPairs:
         return (self._matrices[key].T if turned else self._matrices[key])[np.ix_(at, at)]
 
     def _compute(self, name, direction):
-        queries, gallery = self.sides(direction, self._clips)
+        queries, gallery = self.queries(direction, self._clips), self.gallery(direction, self._clips)
         if name in order_free.NAMES:
             sides = jax.tree.map(jnp.asarray, (queries.sequences, gallery.sequences, queries.mask, gallery.mask))
             return np.asarray(order_free.matrix(name, *sides))

@@ -131,9 +131,8 @@ def rank(pairs: AllPairs, facts: Facts, asked: Asked) -> Iterator[Ranking]:
                     near, found = (pairs.matrix(one, direction, members) for one in ("cosine", name))
                     yield Ranking("hybrid", name, direction, subset, k, members, hybrid_distances(near, found, k))
                 if "exact" in asked.modes and name not in order_free.NAMES:
-                    queries, _ = pairs.sides(direction, members)
                     finder = pairs.searcher(name, direction, members)
-                    found, _ = finder.until_found(queries, np.arange(len(members)))
+                    found, _ = finder.until_found(pairs.queries(direction, members), np.arange(len(members)))
                     yield Ranking("exact", name, direction, subset, None, members, found)
 
 

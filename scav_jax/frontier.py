@@ -38,7 +38,7 @@ def frontier(pairs: AllPairs, facts: Facts, asked: evaluation.Asked) -> list[dic
     jobs = [(d, name) for d in asked.directions for name in asked.distances or (pairs.config.distance.name,)]
     rows = []
     for direction, name in tqdm(jobs, unit="gallery", desc="frontier"):
-        timed, _ = pairs.sides(direction, evenly_spread(len(everything), TIMED))
+        timed = pairs.queries(direction, evenly_spread(len(everything), TIMED))
         finder = pairs.searcher(name, direction, everything)
         for ranking in _in_order(rankings, direction, name):
             hits = 100.0 * (ranks(ranking.distances) == 1)

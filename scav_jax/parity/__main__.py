@@ -81,15 +81,15 @@ def _compare(chosen: argparse.Namespace) -> int:
         theirs.make(given.config, given.state, given.inputs, chosen.distances, precision)
         for precision in ("float64", "float32")
     )
-    rows: dict[str, list] = {}
-    curves: list[Any] = []
-    found = chosen, f"{given.said}; batches of {chosen.batch_size}", reference.about, rows, curves
+    found = _new_report(f"{given.said}; batches of {chosen.batch_size}", reference.about)
     for precision in chosen.precision or ["float64", "float32"]:
-        rows[precision] = _rows(exact, precision) if precision == "float64" else _rows(reference, precision, exact)
+        is_exact = precision == "float64"
+        found.rows[precision] = _rows(exact, precision) if is_exact else _rows(reference, precision, exact)
+        found.save(_folder(chosen))
         for name in chosen.distances if chosen.steps and precision in theirs.DTYPES else []:
-            curves.append(_trained(given, name, precision))
-            _save(*found)  # the next may take an hour, and not come to its end
-    return _report(*found)
+            found.curves.append(_trained(given, name, precision))
+            found.save(_folder(chosen))  # the next may take an hour, and not come to its end
+    return _verdict(chosen, found)
 
 
 def _trained(given: Any, name: str, precision: str) -> Any:
@@ -109,23 +109,20 @@ def _rows(reference: Any, precision: str, exact: Any = None) -> list[Any]:
     return compare.rows(reference, ours.make(reference, precision), judge, exact)
 
 
-def _save(chosen: argparse.Namespace, said: str, by: dict, rows: dict, curves: list) -> Any:
+def _new_report(said: str, by: dict) -> Any:
     from scav_jax.parity import report
 
-    found = report.Report("scav-jax beside PyTorch", report.about(by, said), rows, curves)
-    found.save(_folder(chosen))
-    return found
+    return report.Report("scav-jax beside PyTorch", report.about(by, said), rows={})
 
 
 def _folder(chosen: argparse.Namespace) -> Path:
     return chosen.out or Path("runs/parity")
 
 
-def _report(chosen: argparse.Namespace, *found: Any) -> int:
-    saved = _save(chosen, *found)
-    print(saved.text(every_row=chosen.every_row))
+def _verdict(chosen: argparse.Namespace, found: Any) -> int:
+    print(found.text(every_row=chosen.every_row))
     print(f"report: {(_folder(chosen) / 'parity.html').resolve()}")
-    return 0 if saved.agrees else DIFFERS
+    return 0 if found.agrees else DIFFERS
 
 
 def _dump(chosen: argparse.Namespace) -> int:
@@ -153,10 +150,12 @@ def _check(chosen: argparse.Namespace) -> int:
     from scav_jax.parity.problem import Problem
 
     reference = record.load(chosen.dump)
-    rows = {name: _rows(reference, name) for name in chosen.precision or ["float64", "float32", "default"]}
-    if not any(rows.values()):
+    found = _new_report(str(chosen.dump), reference.about)
+    for name in chosen.precision or ["float64", "float32", "default"]:
+        found.rows[name] = _rows(reference, name)
+    if not any(found.rows.values()):
         raise ValueError(f"{chosen.dump}: expected something to compare, found inputs and parameters only")
-    found = []
+    found.save(_folder(chosen))
     train = reference.of("train")
     if chosen.steps and train:
         order = train.pop("order")
@@ -164,8 +163,9 @@ def _check(chosen: argparse.Namespace) -> int:
         given = Problem(reference.config, state, reference.of("start") or state, {}, train, order, None, "")
         precision = reference.about.get("precision", "float32")
         for name, losses in reference.of("curve").items():
-            found.append(curves.of_ours(given, name, precision, losses)[0])
-    return _report(chosen, str(chosen.dump), reference.about, rows, found)
+            found.curves.append(curves.of_ours(given, name, precision, losses)[0])
+            found.save(_folder(chosen))
+    return _verdict(chosen, found)
 
 
 def _export(chosen: argparse.Namespace) -> int:
