@@ -40,7 +40,7 @@ def made(title: str) -> list[Table]:
     """The tables of what a command found."""
     found = Report.load(folder(title))
     command = " ".join(["python -m scav_jax.parity", *COMMANDS[title]])
-    said = f"`{command}`: {found.about['of']}. **{'Agrees' if found.agrees else 'Differs'}.**"
+    said = f"`{command}`: {found.about['of']}. **{found.verdict.capitalize()}.**"
     tables = [
         Table(f"{title}, {precision}", ("compared", *report.HEAD), said, rows=report.summary_rows(rows))
         for precision, rows in found.rows.items()

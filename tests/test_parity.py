@@ -336,6 +336,7 @@ def test_a_dump_is_checked_without_torch(shell_environment, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert written["agrees"]
+    assert written["complete"]
     assert written["rows"].keys() == {"float64", "default"}
     assert Report.load(tmp_path / "out").text() in done.stdout
     assert [curve["distance"] for curve in written["curves"]] == ["cosine"]
@@ -417,12 +418,14 @@ def test_what_was_trained_is_kept_when_the_next_fails(given, tmp_path, monkeypat
     monkeypatch.setattr(theirs, "train", fails_at_euclidean)
     assert main(["--distances=cosine,euclidean", "--precision=float64", f"--out={tmp_path}"]) == 1
     assert capsys.readouterr().err.endswith("error: no more\n")
-    assert [curve.distance for curve in Report.load(tmp_path).curves] == ["cosine"]
+    left = Report.load(tmp_path)
+    assert [curve.distance for curve in left.curves] == ["cosine"]
+    assert left.verdict == "agrees so far"
 
 
 def test_the_report_names_the_first_that_differs(given):
     found = rows(given, ("cosine",), Approximate)
-    report = Report("title", {}, {"float64": found})
+    report = Report("title", {}, {"float64": found}, complete=True)
     assert not report.agrees
     text = report.text(every_row=True)
     assert "first to differ: module towers.audio.mlp" in text

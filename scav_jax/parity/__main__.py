@@ -77,14 +77,18 @@ def _compare(chosen: argparse.Namespace) -> int:
     from scav_jax.parity import theirs
 
     given = _problem(chosen)
-    exact, reference = (
-        theirs.make(given.config, given.state, given.inputs, chosen.distances, precision)
-        for precision in ("float64", "float32")
-    )
-    found = _new_report(f"{given.said}; batches of {chosen.batch_size}", reference.about)
-    for precision in chosen.precision or ["float64", "float32"]:
+    asked = chosen.precision or list(theirs.DTYPES)
+    # float64 also judges the others, all of which are held against theirs in float32.
+    made = {
+        precision: theirs.make(given.config, given.state, given.inputs, chosen.distances, precision)
+        for precision in (["float64"] if asked == ["float64"] else theirs.DTYPES)
+    }
+    exact = made["float64"]
+    by = exact.about | {"precision": " and ".join(made)}
+    found = _new_report(f"{given.said}; batches of {chosen.batch_size}", by)
+    for precision in asked:
         is_exact = precision == "float64"
-        found.rows[precision] = _rows(exact, precision) if is_exact else _rows(reference, precision, exact)
+        found.rows[precision] = _rows(exact, precision) if is_exact else _rows(made["float32"], precision, exact)
         found.save(_folder(chosen))
         for name in chosen.distances if chosen.steps and precision in theirs.DTYPES else []:
             found.curves.append(_trained(given, name, precision))
@@ -120,6 +124,8 @@ def _folder(chosen: argparse.Namespace) -> Path:
 
 
 def _verdict(chosen: argparse.Namespace, found: Any) -> int:
+    found.complete = True
+    found.save(_folder(chosen))
     print(found.text(every_row=chosen.every_row))
     print(f"report: {(_folder(chosen) / 'parity.html').resolve()}")
     return 0 if found.agrees else DIFFERS

@@ -26,12 +26,13 @@ KINDS = {
 
 @dataclass
 class Report:
-    """rows: precision -> all that was compared at it."""
+    """rows: precision -> all that was compared at it. complete: all that was asked for has been compared."""
 
     title: str
     about: dict[str, str]
     rows: dict[str, list[Row]]
     curves: list[Curve] = field(default_factory=list)
+    complete: bool = False
 
     @property
     def first(self) -> dict[str, Row]:
@@ -43,6 +44,10 @@ class Report:
     def agrees(self) -> bool:
         return not self.first and all(curve.agrees for curve in self.curves)
 
+    @property
+    def verdict(self) -> str:
+        return ("agrees" if self.agrees else "DIFFERS") + " so far" * (not self.complete)
+
     def save(self, folder: Path) -> None:
         """parity.json and parity.html."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +55,7 @@ class Report:
             "title": self.title,
             "about": self.about,
             "agrees": self.agrees,
+            "complete": self.complete,
             "first": {name: f"{row.kind} {row.name}" for name, row in self.first.items()},
             "rows": {name: [row.as_dict() for row in rows] for name, rows in self.rows.items()},
             "curves": [curve.as_dict() for curve in self.curves],
@@ -69,7 +75,7 @@ class Report:
             Curve(curve["distance"], curve["precision"], _arrays(curve["losses"]), curve["recall"])
             for curve in said["curves"]
         ]
-        return cls(said["title"], said["about"], found, curves)
+        return cls(said["title"], said["about"], found, curves, said["complete"])
 
     def text(self, *, every_row: bool = False) -> str:
         """Of every kind the worst row; `every_row`: all of them."""
@@ -85,7 +91,7 @@ class Report:
                 lines += [f"... and {len(differing) - SHOWN} more"] * (len(differing) > SHOWN)
         if self.curves:
             lines += ["", *_aligned([CURVE_HEAD, *map(curve_cells, self.curves)])]
-        lines += ["", "agrees" if self.agrees else "DIFFERS"]
+        lines += ["", self.verdict]
         return "\n".join(lines)
 
     def _page(self) -> str:
@@ -96,6 +102,7 @@ class Report:
             title=self.title,
             about=self.about,
             agrees=self.agrees,
+            verdict=self.verdict,
             first={name: f"{row.kind} {row.name}" for name, row in self.first.items()},
             tables=[
                 {

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from scav_jax.parity.record import Record, batch
 from scav_jax.parity.twin import Optimizer, Twin
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 def make(
