@@ -13,7 +13,6 @@ from scipy.special import erf
 
 from configs import base
 from scav_jax.models import encoder, positions
-from scav_jax.models.blocks import gelu
 from scav_jax.shapes import prefix_mask
 
 apply = jax.jit(encoder.apply, static_argnames="config")
@@ -102,23 +101,6 @@ def test_agrees_with_a_numpy_tower(rng, changes):
     for clip in range(2):
         expected = numpy_tower(parameters, config, np.asarray(features[clip]))
         np.testing.assert_allclose(got[clip], expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("dtype", "unit"), [(jnp.float64, 2.0**-52), (jnp.float32, 2.0**-23), (jnp.bfloat16, 2.0**-8)])
-def test_gelu_and_its_slope_are_the_definition(dtype, unit):
-    with jax.enable_x64(True):
-        x = jnp.linspace(-9, 9, 4001).astype(dtype)
-        exact = np.asarray(x, np.float64)
-        share = (1 + erf(exact / math.sqrt(2))) / 2
-        slope = share + exact * np.exp(-(exact**2) / 2) / math.sqrt(2 * math.pi)
-        assert gelu(x).dtype == dtype
-        np.testing.assert_allclose(np.asarray(gelu(x), np.float64), exact * share, rtol=unit, atol=8 * unit)
-        np.testing.assert_allclose(np.asarray(jax.vmap(jax.grad(gelu))(x), np.float64), slope, atol=4 * unit)
-
-
-def test_gelu_leaves_one_array_to_the_backward_pass():
-    _, backward = jax.vjp(gelu, jnp.ones((3, 5)))
-    assert [leaf.shape for leaf in jax.tree.leaves(backward)] == [(3, 5)]
 
 
 @pytest.mark.parametrize(("length", "width", "feature_width"), [(1, 8, 3), (7, 16, 6)])
