@@ -89,6 +89,7 @@ def dtw(x, y, x_length, y_length, gamma=0.1, cost="sqeuclidean", normalize=True,
 def soft_dtw(costs: Tensor, n: Tensor, m: Tensor, gamma: float) -> Tensor:
     """Cuturi and Blondel, algorithm 1, on P tables at once; read at (n, m) of each."""
     pairs, rows, columns = costs.shape
+    cells = [row.unbind(1) for row in costs.unbind(1)]  # not by index: each would have a gradient of the whole
     infinite = costs.new_full((pairs,), torch.inf)
     table = {(i, 0): infinite for i in range(rows + 1)} | {(0, j): infinite for j in range(columns + 1)}
     table[0, 0] = costs.new_zeros(pairs)
@@ -96,7 +97,7 @@ def soft_dtw(costs: Tensor, n: Tensor, m: Tensor, gamma: float) -> Tensor:
         for j in range(1, columns + 1):
             before = torch.stack([table[i - 1, j - 1], table[i - 1, j], table[i, j - 1]])
             least = before.min(0).values if gamma == 0 else -gamma * torch.logsumexp(-before / gamma, 0)
-            table[i, j] = costs[:, i - 1, j - 1] + least
+            table[i, j] = cells[i - 1][j - 1] + least
     return torch.stack([table[int(n[p]), int(m[p])][p] for p in range(pairs)])
 
 
