@@ -188,8 +188,21 @@ def median_time(run: Callable[[], Any], seconds: float) -> float:
 
 def product_time(x: Any, y: Any, seconds: float) -> float:
     """Of one matrix product of all rows of x (I, d) with all rows of y (J, d), in full float32: see `median_time`."""
-    product = jax.jit(lambda x, y: jnp.matmul(x, y.T, precision="highest")).lower(x, y).compile()
-    return median_time(lambda: jax.block_until_ready(product(x, y)), seconds)
+    return median_time(product(x, y), seconds)
+
+
+def product(x: Any, y: Any) -> Callable[[], Any]:
+    """A run of that product."""
+    compiled = jax.jit(lambda x, y: jnp.matmul(x, y.T, precision="highest")).lower(x, y).compile()
+    return lambda: jax.block_until_ready(compiled(x, y))
+
+
+def in_turns(runs: Sequence[Callable[[], Any]], seconds: float) -> list[tuple[float, ...]]:
+    """Each run's seconds, turn by turn, for about `seconds` in all (3 to 15 turns)."""
+    turns: list[tuple[float, ...]] = []
+    while len(turns) < 15 and (len(turns) < 3 or sum(map(sum, turns)) < seconds):
+        turns.append(tuple(map(rested, runs)))
+    return turns
 
 
 def compare(ours: Contender, settings: Sequence[Callable[[], Contender]], seconds: float) -> Comparison:
@@ -210,9 +223,7 @@ def compare(ours: Contender, settings: Sequence[Callable[[], Contender]], second
     best, peer, (value_difference, gradient_difference) = right[0]
     notes = [peer.note] * bool(peer.note) + notes
     notes += [f"{other.name}: {once / best:.1f} times its time" for once, other, _ in right[1:]]
-    pairs: list[tuple[float, float]] = []
-    while len(pairs) < 15 and (len(pairs) < 3 or sum(map(sum, pairs)) < seconds):
-        pairs.append((rested(ours.run), rested(peer.run)))
+    pairs = in_turns((ours.run, peer.run), seconds)
     return Comparison(
         ours,
         statistics.median(a for a, _ in pairs),

@@ -1,6 +1,6 @@
 """What `python -m scav_jax.parity` finds, kept: the demo's towers, and the paper's.
 
-python -m benchmarks.parity     writes benchmarks/results/parity.md; wants the store of make demo; about 35 minutes
+python -m benchmarks.parity     writes benchmarks/results/parity.md; wants the store of make demo; about an hour
 python -m benchmarks.parity --only="The paper's towers"     one comparison anew, the others as runs/parity has them
 """
 
@@ -20,7 +20,8 @@ KEPT = Path("runs/parity")
 COMMANDS = {
     "The demo's towers": [],
     "The paper's towers": ["--config=paper", "--steps=0"],
-    "The paper's training": ["--config=paper", "--distances=euclidean", "--precision=float64"],
+    "The paper's training in float64": ["--config=paper", "--distances=euclidean", "--precision=float64"],
+    "The paper's training in float32": ["--config=paper", "--distances=euclidean", "--precision=float32"],
 }
 
 

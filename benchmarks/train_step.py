@@ -9,6 +9,7 @@ without dropout; ours is train.py's own program. Both are timed in turns.
 """
 
 import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -113,36 +114,47 @@ def bounds_table(sizes: Sizes, blocks: Mapping[str, Comparison], steps: Mapping[
     table = Table(
         "What bounds them",
         (
-            *("distance", "three products", "iterations", "together", "PyTorch's block", "block, at most", "target"),
+            *("distance", "three products", "iterations", "PyTorch's block", "block, at most", "target"),
             *("PyTorch's step", "step, at most", "target"),
         ),
         "Ground costs of all pairs are one float32 matrix product and their gradients two more, whoever makes them. "
         "Wasserstein's iterations are two products of each pair's kernel with a vector, here alone and in the fastest "
         f"form found, {CACHED_PAIRS} pairs at a time. Block, at most: with nothing else to do. Step, at most: with "
-        "such a block and with encoders as fast as PyTorch's.",
+        "such a block and with encoders as fast as PyTorch's. All of a row in turns: medians, ratios of the same turn.",
     )
-    (n, m), count = sizes.lengths, sizes.block_clips
-    x, y = (jnp.ones((count * length, sizes.width)) for length in (n, m))
-    products = 3 * measure.product_time(x, y, sizes.seconds / 10)
-    targets = {name: target for name, clips, target in sizes.clips if clips == count}
+    targets = {name: target for name, clips, target in sizes.clips if clips == sizes.block_clips}
     for name in steps:
         if BLOCK_TARGETS.get(name) is None:
             continue
-        iterations = _iterations_time(sizes) if name == "wasserstein" else 0
-        least, block, step = products + iterations, blocks[name].peer_s, steps[name].peer_s
+        block_peer, step_peer = blocks[name].peer, steps[name].peer
+        if block_peer is None or step_peer is None:  # none ran here: the other tables say why
+            continue
+        iterations = _iterations(sizes) if name == "wasserstein" else lambda: None
+        turns = measure.in_turns((_products(sizes), iterations, block_peer.run, step_peer.run), sizes.seconds)
+        medians = [statistics.median(times) for times in zip(*turns, strict=True)]
+        of_block = [block / (products + iterations) for products, iterations, block, _ in turns]
+        of_step = [step / (step - block + products + iterations) for products, iterations, block, step in turns]
         table.rows.append(
             (
-                *(name, *(tables.seconds(s) for s in (products, iterations, least, block))),
-                *(tables.times(block / least), tables.at_least(BLOCK_TARGETS[name]), tables.seconds(step)),
-                *(tables.times(step / (step - block + least)), tables.at_least(targets[name])),
+                *(name, tables.seconds(medians[0]), tables.seconds(medians[1]) if name == "wasserstein" else NONE),
+                tables.seconds(medians[2]),
+                *(tables.times(statistics.median(of_block)), tables.at_least(BLOCK_TARGETS[name])),
+                *(tables.seconds(medians[3]), tables.times(statistics.median(of_step))),
+                tables.at_least(targets[name]),
             )
         )
     return table
 
 
-def _iterations_time(sizes: Sizes) -> float:
+def _products(sizes: Sizes) -> Callable[[], Any]:
+    x, y = (jnp.ones((sizes.block_clips * length, sizes.width)) for length in sizes.lengths)
+    product = measure.product(x, y)
+    return lambda: [product() for _ in range(3)]
+
+
+def _iterations(sizes: Sizes) -> Callable[[], Any]:
     """Of all pairs: the products of Sinkhorn's iterations and the divisions between them."""
-    (n, m), pairs = sizes.lengths, sizes.block_clips**2
+    n, m = sizes.lengths
 
     def iterate(kernel, u):
         def update(u, _):
@@ -153,7 +165,8 @@ def _iterations_time(sizes: Sizes) -> float:
 
     given = jnp.ones((CACHED_PAIRS, n, m + -m % 8)), jnp.ones((CACHED_PAIRS, n))
     run = jax.jit(iterate).lower(*given).compile()
-    return pairs / CACHED_PAIRS * measure.median_time(lambda: jax.block_until_ready(run(*given)), sizes.seconds / 10)
+    rounds = sizes.block_clips**2 // CACHED_PAIRS
+    return lambda: [jax.block_until_ready(run(*given)) for _ in range(rounds)]
 
 
 def ours(name: str, clips: int, sizes: Sizes) -> Contender:
