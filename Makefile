@@ -38,7 +38,7 @@ help:
 	@echo "make test-heavy       the tests that take longer"
 	@echo "make bench            the tables of benchmarks/results: distances and networks beside their peers, bfloat16,"
 	@echo "                      search, PyTorch's numbers and speed, a batch of 8,192, steps for pods, the grids of 36 trainings,"
-	@echo "                      and the hard world; about five hours"
+	@echo "                      and the hard world; five to six hours"
 	@echo "make docs             the documentation as a site, with a reference of all public names, to site/index.html"
 	@echo "make clean            delete .venv, runs/, site/ and the rendered data"
 
